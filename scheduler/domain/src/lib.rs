@@ -1,1 +1,28 @@
-//! domain
+//! The nouns of Switchyard and their laws: names, numbers, models, servers, lifecycles, routes.
+//!
+//! Pure: no I/O, no clock, no randomness, no wire format. Whoever holds a value of a type here may rely on its
+//! law; values are checked where they are made.
+
+mod endpoint;
+pub mod header;
+mod id;
+mod lifecycle;
+mod model;
+mod name;
+mod quantity;
+mod route;
+mod server;
+mod status;
+
+pub use endpoint::{Endpoint, Health};
+pub use id::{Clock, Generation, ModelVersionId, ReplicaId, ReplicaIndex, Ticket, VersionNumber};
+pub use lifecycle::{Input, Lifecycle};
+pub use model::{
+    Deployment, Explainer, KubernetesMeta, Llm, ModelDefinition, ModelSpec, Parameter, RuntimeInfo, StorageConfig,
+    StreamTopics,
+};
+pub use name::{BadName, ModelName, RoutableName, ServerName};
+pub use quantity::{Bytes, Time};
+pub use route::{Backend, PlacementSet, Route};
+pub use server::{ReplicaConfig, ServerBounds};
+pub use status::{AssignmentStatus, ModelState, ModelVersionStatus, ReplicaResources, ServerStatus};

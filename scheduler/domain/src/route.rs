@@ -1,0 +1,72 @@
+//! What a public name leads to: our own words, before anything of Envoy.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use crate::{ModelVersionId, ReplicaId};
+
+/// Where requests for one routable name go. It has at least one backend, and each set has at least one replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// One backend, or several that share the traffic by weight (two versions during a roll-out).
+    pub backends: Vec<Backend>,
+    /// Payloads are logged.
+    pub log_payloads: bool,
+}
+
+/// A share of a route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// What answers.
+    pub version: ModelVersionId,
+    /// Where it is loaded.
+    pub set: PlacementSet,
+    /// Share among the weights of the route; the weights of a route sum to 100.
+    pub weight: u32,
+}
+
+/// The replicas that serve a version. Everything that runs on the same replicas shares one set, and so one Envoy
+/// cluster.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PlacementSet(BTreeSet<ReplicaId>);
+
+impl PlacementSet {
+    /// The set of these replicas; `None` when there are none.
+    #[must_use]
+    pub fn new(replicas: BTreeSet<ReplicaId>) -> Option<Self> {
+        (!replicas.is_empty()).then_some(Self(replicas))
+    }
+
+    /// Its replicas, in order.
+    pub fn replicas(&self) -> impl Iterator<Item = &ReplicaId> {
+        self.0.iter()
+    }
+
+    /// How many replicas it has; never 0.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether the replica is one of it.
+    #[must_use]
+    pub fn contains(&self, replica: &ReplicaId) -> bool {
+        self.0.contains(replica)
+    }
+}
+
+impl fmt::Display for PlacementSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (position, replica) in self.0.iter().enumerate() {
+            let separator = if position == 0 { "" } else { "," };
+            write!(f, "{separator}{replica}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for PlacementSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{{{self}}}")
+    }
+}
