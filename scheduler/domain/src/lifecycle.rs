@@ -90,11 +90,13 @@ impl Lifecycle {
         use Input as I;
         use Lifecycle as L;
         match (self, input) {
-            // Wanted here. What is still loaded is kept; an unload already under way is followed by a load.
-            (L::Unloading | L::Unloaded | L::LoadFailed | L::UnloadFailed, I::Place) => Some(L::LoadRequested),
-            (L::UnloadEnvoyRequested | L::UnloadRequested, I::Place) => Some(L::Loaded),
+            // Wanted here. What is still routed is kept; an unload already decided is followed by a load.
+            (L::UnloadRequested | L::Unloading, I::Place) => Some(L::LoadRequested),
+            (L::Unloaded | L::LoadFailed | L::UnloadFailed, I::Place) => Some(L::LoadRequested),
+            (L::UnloadEnvoyRequested, I::Place) => Some(L::Loaded),
             (L::LoadRequested | L::Loading | L::Loaded | L::Available | L::LoadedUnavailable, I::Place) => None,
-            (L::Draining, I::Place) => None,
+            // Placement never chooses a replica that is leaving; one that came back has not left.
+            (L::Draining, I::Place) => Some(L::Loaded),
 
             // Not wanted here. What may be routed leaves by way of Envoy, the rest directly.
             (L::LoadRequested | L::LoadFailed, I::Leave) => Some(L::Unloaded),
@@ -136,9 +138,11 @@ impl Lifecycle {
 
             // What the agent says it holds wins over what we remember.
             (L::LoadRequested | L::Loading, I::AgentHas) => Some(L::Loaded),
-            (L::Unloading | L::Unloaded | L::LoadFailed | L::UnloadFailed, I::AgentHas) => Some(L::UnloadRequested),
+            // (a replica that was given up may still be routed to by an Envoy that is away: it leaves by way of Envoy)
+            (L::Unloaded | L::LoadFailed | L::UnloadFailed, I::AgentHas) => Some(L::UnloadEnvoyRequested),
+            (L::UnloadRequested | L::Unloading, I::AgentHas) => Some(L::UnloadEnvoyRequested),
             (L::Loaded | L::Available | L::LoadedUnavailable | L::Draining, I::AgentHas) => None,
-            (L::UnloadEnvoyRequested | L::UnloadRequested, I::AgentHas) => None,
+            (L::UnloadEnvoyRequested, I::AgentHas) => None,
 
             (L::Loading | L::Loaded | L::Available | L::LoadedUnavailable, I::AgentLacks) => Some(L::LoadRequested),
             (L::UnloadEnvoyRequested | L::UnloadRequested | L::Unloading, I::AgentLacks) => Some(L::Unloaded),

@@ -11,9 +11,9 @@ pub struct Model {
     /// The clock of the last command sent for this model; commands and reports are compared with it.
     #[prost(uint64, tag = "4")]
     pub clock: u64,
-    /// Milliseconds since the epoch.
-    #[prost(uint64, tag = "5")]
-    pub updated_at_ms: u64,
+    /// When the last replica let go of a removed model; absent while one has not.
+    #[prost(uint64, optional, tag = "5")]
+    pub terminated_at_ms: ::core::option::Option<u64>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ModelVersion {
@@ -26,9 +26,17 @@ pub struct ModelVersion {
     pub server: ::prost::alloc::string::String,
     #[prost(message, repeated, tag = "4")]
     pub assignments: ::prost::alloc::vec::Vec<Assignment>,
-    /// This version has been ModelAvailable once.
+    /// It has taken requests with a route that every gating Envoy had acknowledged.
     #[prost(bool, tag = "5")]
     pub was_available: bool,
+    /// What an inference server said about it.
+    #[prost(message, optional, tag = "6")]
+    pub runtime: ::core::option::Option<crate::scheduler::ModelRuntimeInfo>,
+    /// Why it is not on as many replicas as wished.
+    #[prost(string, tag = "7")]
+    pub shortfall: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "8")]
+    pub edited_at_ms: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Assignment {
@@ -43,6 +51,9 @@ pub struct Assignment {
     pub reason: ::prost::alloc::string::String,
     #[prost(uint64, tag = "5")]
     pub changed_at_ms: u64,
+    /// Its memory counts as reserved on the replica.
+    #[prost(bool, tag = "6")]
+    pub reserves: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Server {

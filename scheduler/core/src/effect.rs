@@ -1,0 +1,125 @@
+//! What the machine wants done. Nothing here may leave the process before the writes of its batch are durable.
+
+use domain::{
+    Clock, Endpoint, Generation, ModelDefinition, ModelName, ModelVersionId, ModelVersionStatus, PlacementSet,
+    ReplicaId, RoutableName, Route, RuntimeInfo, ServerName, ServerStatus, Ticket, Time,
+};
+
+use crate::event::{ConnectionId, Timer};
+use crate::model::Model;
+use crate::server::Server;
+
+/// Something to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Keep this on disk.
+    Write(Record),
+    /// Tell an agent.
+    Send {
+        /// Its replica.
+        replica: ReplicaId,
+        /// The connection it is for; if that is gone the command is lost, and the loss is told as an event.
+        connection: ConnectionId,
+        /// What to do.
+        command: Box<Command>,
+    },
+    /// Tell the Envoys. Order matters: a set comes before the route that uses it.
+    Publish(RouteChange),
+    /// Tell subscribers of statuses.
+    Notify(Status),
+    /// Answer a request.
+    Reply(Ticket, Result<(), Refusal>),
+    /// Call back with the timer at that time or later.
+    Wake(Time, Timer),
+}
+
+/// One record of the store, whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// A model.
+    Model(Box<Model>),
+    /// A model that is no longer kept.
+    NoModel(ModelName),
+    /// A server.
+    Server(Box<Server>),
+}
+
+/// What an agent is told. Complete: the agent decides nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Command {
+    /// Fence; the report carries it back.
+    pub clock: Clock,
+    /// What it is about.
+    pub version: ModelVersionId,
+    /// The whole definition of the model.
+    pub definition: ModelDefinition,
+    /// What a server has said about it before.
+    pub runtime: Option<RuntimeInfo>,
+    /// What to do with it.
+    pub action: Action,
+}
+
+/// What to do with a version on a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Fetch and load it.
+    Load,
+    /// Unload and delete it.
+    Unload,
+}
+
+/// A change of what Envoys are told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RouteChange {
+    /// The replicas of a placement set, or `None` when no route uses it any more.
+    Set {
+        /// Which set.
+        set: PlacementSet,
+        /// Where its replicas answer.
+        endpoints: Option<Vec<Endpoint>>,
+    },
+    /// Where a name leads, or `None` when it leads nowhere.
+    Route {
+        /// Which name.
+        name: RoutableName,
+        /// Number of this change of the name; told back when Envoys have applied it.
+        generation: Generation,
+        /// The whole route.
+        route: Option<Route>,
+    },
+    /// All agents there are: they answer the server-wide calls.
+    Mesh(Vec<Endpoint>),
+}
+
+/// News for subscribers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// The latest version of a model.
+    Model(ModelName, Box<ModelVersionStatus>),
+    /// A server.
+    Server(Box<ServerStatus>),
+}
+
+/// Why a request was not accepted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Nobody knows the model.
+    #[error("model {0} is not known")]
+    UnknownModel(ModelName),
+    /// Nobody knows the server.
+    #[error("server {0} is not known")]
+    UnknownServer(ServerName),
+    /// The model is still being removed.
+    #[error("model {0} is still being removed: {1} replicas have not let go of it yet; declare it again after that")]
+    StillTerminating(ModelName, usize),
+    /// The report is about a command that is not the current one.
+    #[error("report about {version} on {replica} is stale: {why}")]
+    StaleReport {
+        /// What it was about.
+        version: ModelVersionId,
+        /// Where.
+        replica: ReplicaId,
+        /// What was expected.
+        why: String,
+    },
+}

@@ -1,0 +1,142 @@
+//! What users are told about models and servers (`spec/control-plane.md` §2.5).
+
+use domain::{
+    AssignmentStatus, Lifecycle, ModelName, ModelState, ModelVersionStatus, ReplicaId, ReplicaResources, ServerName,
+    ServerStatus, Time, VersionNumber,
+};
+
+use crate::machine::Machine;
+use crate::model::{Model, Version, is_failed};
+use crate::server::Link;
+
+impl Machine {
+    /// Status of the latest version of a model.
+    #[must_use]
+    pub fn model_status(&self, name: &ModelName) -> Option<ModelVersionStatus> {
+        let model = self.models.get(name)?;
+        let (number, version) = model.versions.iter().next_back()?;
+        Some(version_status(model, *number, version))
+    }
+
+    /// Status of every version of a model that is kept, oldest first.
+    #[must_use]
+    pub fn version_statuses(&self, name: &ModelName) -> Option<Vec<ModelVersionStatus>> {
+        let model = self.models.get(name)?;
+        Some(model.versions.iter().map(|(number, version)| version_status(model, *number, version)).collect())
+    }
+
+    /// Status of a server.
+    #[must_use]
+    pub fn server_status(&self, name: &ServerName) -> Option<ServerStatus> {
+        let server = self.servers.get(name)?;
+        let present = server
+            .replicas
+            .iter()
+            .filter(|(_, replica)| !replica.draining && matches!(replica.link, Link::Connected(_) | Link::Unseen));
+        let replicas: std::collections::BTreeMap<_, _> = present
+            .map(|(index, replica)| {
+                let id = ReplicaId { server: name.clone(), index: *index };
+                let resources = ReplicaResources {
+                    total: replica.config.memory,
+                    available: replica.available,
+                    models: self.residents.get(&id).map_or(0, |residents| residents.loaded),
+                    over_commit_percentage: replica.config.over_commit_percentage,
+                };
+                (*index, resources)
+            })
+            .collect();
+        Some(ServerStatus {
+            name: name.clone(),
+            expected: server.bounds.as_ref().map(|bounds| bounds.expected),
+            available: u32::try_from(replicas.len()).unwrap_or(u32::MAX),
+            kubernetes: server.bounds.as_ref().and_then(|bounds| bounds.kubernetes.clone()),
+            replicas,
+        })
+    }
+}
+
+fn version_status(model: &Model, number: VersionNumber, version: &Version) -> ModelVersionStatus {
+    let available = version.count(|lifecycle| lifecycle == Lifecycle::Available);
+    let arriving = version.count(|lifecycle| lifecycle.is_arriving() || lifecycle == Lifecycle::Loaded);
+    let failed = version.count(is_failed);
+    let is_latest = number == model.latest_number();
+    let state = if model.deleted || !is_latest { ending_state(model, version) } else { living_state(model, version) };
+    let unavailable = match state {
+        ModelState::ScheduleFailed => version.definition.deployment.replicas.saturating_sub(available),
+        _ => arriving + failed,
+    };
+    let changed_at = version.assignments.values().map(|assignment| assignment.changed_at).max();
+    ModelVersionStatus {
+        number,
+        deleted: model.deleted,
+        definition: version.definition.clone(),
+        runtime: version.runtime,
+        server: version.server.clone(),
+        state,
+        reason: reason(version, state),
+        available,
+        unavailable,
+        changed_at: changed_at.unwrap_or(version.edited_at).max(version.edited_at),
+        assignments: version
+            .assignments
+            .iter()
+            .map(|(index, assignment)| {
+                let status = AssignmentStatus {
+                    lifecycle: assignment.lifecycle,
+                    reason: assignment.reason.clone(),
+                    changed_at: assignment.changed_at,
+                };
+                (*index, status)
+            })
+            .collect(),
+    }
+}
+
+/// State of a version that is not wished any more, or not yet replaced.
+fn ending_state(model: &Model, version: &Version) -> ModelState {
+    let is = |wanted: fn(Lifecycle) -> bool| version.assignments.values().any(|a| wanted(a.lifecycle));
+    if is(|lifecycle| lifecycle == Lifecycle::UnloadFailed) {
+        return ModelState::TerminateFailed;
+    }
+    if !model.deleted && version.was_available && is(Lifecycle::is_serving) {
+        return ModelState::Available;
+    }
+    if is(|lifecycle| !lifecycle.is_over()) { ModelState::Terminating } else { ModelState::Terminated }
+}
+
+/// State of the version that users want.
+fn living_state(model: &Model, version: &Version) -> ModelState {
+    let wish = &version.definition.deployment;
+    let available = version.count(|lifecycle| lifecycle == Lifecycle::Available);
+    if version.count(is_failed) > 0 {
+        return ModelState::Failed;
+    }
+    if wish.replicas == 0 && wish.min_replicas == 0 {
+        let is_empty = version.assignments.values().all(|assignment| assignment.lifecycle.is_over());
+        return if is_empty { ModelState::ScaledDown } else { ModelState::Progressing };
+    }
+    let meets_minimum = wish.min_replicas > 0 && available >= wish.min_replicas;
+    if available >= wish.replicas || meets_minimum {
+        return ModelState::Available;
+    }
+    if !version.shortfall.is_empty() {
+        return ModelState::ScheduleFailed;
+    }
+    let replaces = model.versions.values().rev().skip(1).any(|older| {
+        older.was_available && older.assignments.values().any(|assignment| !assignment.lifecycle.is_over())
+    });
+    if available > 0 && replaces { ModelState::Available } else { ModelState::Progressing }
+}
+
+fn reason(version: &Version, state: ModelState) -> String {
+    let newest = |wanted: fn(Lifecycle) -> bool| -> Option<(Time, String)> {
+        let those = version.assignments.iter().filter(|(_, a)| wanted(a.lifecycle) && !a.reason.is_empty());
+        those.map(|(index, a)| (a.changed_at, *index, a.reason.clone())).max().map(|(at, _, text)| (at, text))
+    };
+    let text = match state {
+        ModelState::Failed => newest(is_failed).map(|(_, text)| text),
+        ModelState::TerminateFailed => newest(|l| l == Lifecycle::UnloadFailed).map(|(_, text)| text),
+        _ => None,
+    };
+    text.unwrap_or_else(|| version.shortfall.clone())
+}
