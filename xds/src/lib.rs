@@ -1,1 +1,28 @@
-//! xds
+//! A server for Envoy's discovery protocol (ADS, SotW and delta).
+//!
+//! The table of resources has one writer; any number of streams read it. Pure parts: `resource`, `table`,
+//! `subscription`, `session` (one stream without the stream), `gate` (who has applied what). `ads` is the handle that
+//! owners hold, `service` and `wire` are the gRPC border.
+//!
+//! Not here: models, placements, or what any resource says. Bodies are opaque bytes encoded by the caller.
+
+mod ads;
+mod gate;
+mod resource;
+mod service;
+mod session;
+mod subscription;
+mod table;
+mod time;
+mod wire;
+
+pub use ads::{Ads, Config, StreamStatus};
+pub use gate::{Feedback, Gate, Progress, StreamId};
+pub use resource::{Change, Key, Kind, Name, Resource, Revision, Version, Visibility};
+pub use service::Service;
+pub use session::{
+    Ask, Behind, Counters, KindStatus, Mode, Node, Nonce, Rejection, Request, Response, Session, Standing, Tailor,
+};
+pub use subscription::{Interest, Moves, TooManyNames};
+pub use table::{Dangling, Table};
+pub use time::Time;

@@ -1,0 +1,230 @@
+//! The handle by which the owner writes the table and hears what clients did with it.
+//!
+//! One task belongs to it: it hands feedback to the owner and lets the gate's times pass; it ends with the last handle.
+//! Locks, always taken in this order and never across an await: gate, table, registry.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+use std::time::Duration;
+
+use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
+
+use crate::gate::{Feedback, Gate, StreamId};
+use crate::resource::{Change, Key, Kind, Revision};
+use crate::service::Service;
+use crate::session::{Counters, KindStatus, Mode, Tailor};
+use crate::table::{Dangling, Table};
+use crate::time::Time;
+
+/// Feedback on its way to the owner. What does not fit waits in the gate, where it is bounded by what was gated.
+const FEEDBACK_QUEUE: usize = 1_024;
+
+/// A request at 100,000 models lists as many versions: 1.7 MB. Room for long names and forty times the models.
+const MAX_REQUEST_BYTES: usize = 64 << 20;
+
+/// The first answer is one message: 50 MB at 100,000 rich scopes. Above this the stream ends with an error.
+const MAX_RESPONSE_BYTES: usize = 512 << 20;
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// How long a stream may take to apply a change before it counts as lagging; also how long a first answer waits
+    /// for what it requires.
+    pub lag_after: Duration,
+    /// How long a lost stream is taken to be using what it was told.
+    pub drain_grace: Duration,
+    pub tailor: Option<Tailor>,
+}
+
+/// One connected stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamStatus {
+    pub id: StreamId,
+    pub node: String,
+    pub mode: Mode,
+    pub kinds: Vec<KindStatus>,
+    /// It asked for something and has applied all of that once.
+    pub synced: bool,
+    pub lagging: bool,
+    pub counters: Counters,
+}
+
+#[derive(Clone, Debug)]
+pub struct Ads {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub config: Config,
+    gate: Mutex<Gate>,
+    table: RwLock<Table>,
+    registry: Mutex<BTreeMap<StreamId, StreamStatus>>,
+    changes: watch::Sender<u64>,
+    opened: watch::Sender<bool>,
+    wake: Arc<Notify>,
+    streams: AtomicU64,
+    started: Instant,
+}
+
+impl Ads {
+    /// Must be called inside a tokio runtime. The receiver must be read; it closes when the last handle is gone.
+    #[must_use]
+    pub fn new(config: Config) -> (Ads, mpsc::Receiver<Feedback>) {
+        let wake = Arc::new(Notify::new());
+        let shared = Arc::new(Shared {
+            gate: Mutex::new(Gate::new(config.lag_after, config.drain_grace)),
+            config,
+            table: RwLock::new(Table::new()),
+            registry: Mutex::new(BTreeMap::new()),
+            changes: watch::Sender::new(0),
+            opened: watch::Sender::new(false),
+            wake: Arc::clone(&wake),
+            streams: AtomicU64::new(0),
+            started: Instant::now(),
+        });
+        let (sender, receiver) = mpsc::channel(FEEDBACK_QUEUE);
+        tokio::spawn(tell(Arc::downgrade(&shared), wake, sender));
+        (Ads { shared }, receiver)
+    }
+
+    /// One atomic change of the table. `gated` keys get [`Feedback::Applied`] and [`Feedback::Released`] with the
+    /// returned revision, unless a later publication gates them again.
+    pub fn publish(&self, changes: Vec<Change>, gated: Vec<Key>) -> Result<Revision, Dangling> {
+        let shared = &self.shared;
+        let now = shared.now();
+        let revision = {
+            let mut gate = shared.gate();
+            let mut table = shared.table_mut();
+            let revision = table.apply(changes)?;
+            for key in gated {
+                let at = table.entry(key.kind, &key.name).map_or(Revision::ZERO, |entry| entry.revision);
+                gate.watch(key, at, revision, now);
+            }
+            shared.forget_tombstones(&mut table);
+            revision
+        };
+        shared.changes.send_modify(|count| *count += 1);
+        shared.wake.notify_one();
+        Ok(revision)
+    }
+
+    /// Until this is called streams are accepted and answered nothing, and nothing is released. `earlier_streams`: a
+    /// previous run may have fed clients that have not come back yet.
+    pub fn open(&self, earlier_streams: bool) {
+        let now = self.shared.now();
+        self.shared.gate().open(earlier_streams, now);
+        self.shared.opened.send_replace(true);
+        self.shared.wake.notify_one();
+    }
+
+    #[must_use]
+    pub fn service(&self) -> AggregatedDiscoveryServiceServer<Service> {
+        AggregatedDiscoveryServiceServer::new(Service::new(Arc::clone(&self.shared)))
+            .max_decoding_message_size(MAX_REQUEST_BYTES)
+            .max_encoding_message_size(MAX_RESPONSE_BYTES)
+    }
+
+    /// Every connected stream that named itself.
+    #[must_use]
+    pub fn streams(&self) -> Vec<StreamStatus> {
+        let gate = self.shared.gate();
+        let registry = self.shared.registry();
+        let with_lag = |status: &StreamStatus| StreamStatus { lagging: gate.is_lagging(status.id), ..status.clone() };
+        registry.values().map(with_lag).collect()
+    }
+}
+
+impl Shared {
+    pub fn now(&self) -> Time {
+        Time(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    pub fn instant(&self, time: Time) -> Instant {
+        // A year is never waited out; it keeps the sum in range.
+        const YEAR_MS: u64 = 365 * 24 * 3_600 * 1_000;
+        self.started + Duration::from_millis(time.0.min(YEAR_MS))
+    }
+
+    pub fn next_stream(&self) -> StreamId {
+        StreamId(self.streams.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    pub fn opened(&self) -> watch::Receiver<bool> {
+        self.opened.subscribe()
+    }
+
+    pub fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    pub fn gate(&self) -> MutexGuard<'_, Gate> {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn table(&self) -> RwLockReadGuard<'_, Table> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn table_mut(&self) -> RwLockWriteGuard<'_, Table> {
+        self.table.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn registry(&self) -> MutexGuard<'_, BTreeMap<StreamId, StreamStatus>> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Streams write their cursors to the registry while they hold the table, so none can be ahead of what is here.
+    fn forget_tombstones(&self, table: &mut Table) {
+        let kinds = Kind::ALL.into_iter().filter(|kind| table.has_tombstones(*kind)).collect::<Vec<_>>();
+        if kinds.is_empty() {
+            return;
+        }
+        let registry = self.registry();
+        for kind in kinds {
+            let cursors = registry.values().flat_map(|stream| &stream.kinds).filter(|status| status.kind == kind);
+            let passed = cursors.map(|status| status.cursor).min().unwrap_or(table.revision());
+            table.forget(kind, passed);
+        }
+    }
+}
+
+/// Hands feedback to the owner, in order, until either side is gone.
+async fn tell(shared: Weak<Shared>, wake: Arc<Notify>, owner: mpsc::Sender<Feedback>) {
+    loop {
+        let (told, due) = {
+            let Some(shared) = shared.upgrade() else { return };
+            let now = shared.now();
+            let mut gate = shared.gate();
+            (gate.poll(now), gate.due().map(|due| shared.instant(due)))
+        };
+        for feedback in told {
+            if owner.send(feedback).await.is_err() {
+                return;
+            }
+        }
+        let timer = async {
+            match due {
+                Some(due) => tokio::time::sleep_until(due).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = wake.notified() => {}
+            () = timer => {}
+            () = owner.closed() => return,
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.wake.notify_one();
+    }
+}

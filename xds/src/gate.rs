@@ -1,0 +1,405 @@
+//! Which changes have been applied by every stream that counts, and when nobody can be using what was before.
+//!
+//! - *Applied*: every gating stream applied the change. Gating is who is connected, past the first sync of the kind and
+//!   not lagging, at the time of the change; who comes later has the change from the start.
+//! - *Released*: besides, every other stream that may use the old state applied it or expired: streams in their first
+//!   sync, lagging ones and lost ones, each for at most `drain_grace` after it lagged or was lost.
+//! - A resource that a stream refused does not gate there; if all that counted refused it, it is neither applied nor
+//!   released, whatever happens later, until a newer change of it.
+//!
+//! Not here: sessions and sockets. Pure: the time is an argument. A newer change of a key supersedes the older one.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::time::Duration;
+
+use crate::resource::{Key, Kind, Revision, Version};
+use crate::session::{Rejection, Standing};
+use crate::time::Time;
+
+/// Lost streams that are told apart. Beyond, one waits for all of them, so a client that reconnects in a loop costs
+/// nothing more.
+const MAX_LOST: usize = 1_000;
+
+/// Refusals that wait to be told. The owner reads them in microseconds; a client that refuses everything in a loop
+/// fills this and no more.
+const MAX_REJECTIONS: usize = 10_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StreamId(pub u64);
+
+/// Stands for streams of which nothing is known but that they may exist: those of an earlier run of this server.
+const UNKNOWN: StreamId = StreamId(0);
+
+/// What the owner of the table is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Feedback {
+    Applied {
+        key: Key,
+        revision: Revision,
+    },
+    Released {
+        key: Key,
+        revision: Revision,
+    },
+    /// Comes before `Applied` of the same change, if that comes at all. `version` is `None` for a refused removal.
+    Rejected {
+        key: Key,
+        version: Option<Version>,
+        node: String,
+        message: String,
+    },
+    Connected {
+        streams: usize,
+    },
+}
+
+/// How far a stream is with each kind: `None` is not asked for, `Some(None)` is in its first sync.
+pub type Progress = [Option<Option<Revision>>; Kind::COUNT];
+
+#[derive(Debug)]
+struct Stream {
+    node: String,
+    progress: Progress,
+    /// Set while it lags: it catches up when it has this revision, and holds nothing up after the time.
+    lagging: Option<(Revision, Time)>,
+    waits: BTreeSet<Key>,
+}
+
+#[derive(Debug)]
+struct Lost {
+    node: String,
+    asked: [bool; Kind::COUNT],
+    until: Time,
+    /// The newest stream when it was lost: only a later one can be its client coming back.
+    newest: StreamId,
+    waits: BTreeSet<Key>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    /// The change of the key itself; `revision` is what the owner knows it by.
+    at: Revision,
+    revision: Revision,
+    applied_by: BTreeSet<StreamId>,
+    released_by: BTreeSet<StreamId>,
+    acks: usize,
+    refusals: usize,
+    told_applied: bool,
+}
+
+#[derive(Debug)]
+pub struct Gate {
+    lag_after: Duration,
+    drain_grace: Duration,
+    streams: BTreeMap<StreamId, Stream>,
+    lost: BTreeMap<StreamId, Lost>,
+    waiting: HashMap<Key, Waiting>,
+    /// In order of time, because `lag_after` is the same for all.
+    bounds: VecDeque<(Time, Key, Revision)>,
+    newest: Revision,
+    newest_stream: StreamId,
+    outbox: VecDeque<Feedback>,
+    rejections: usize,
+}
+
+impl Gate {
+    /// Until [`Gate::open`] nothing is released.
+    #[must_use]
+    pub fn new(lag_after: Duration, drain_grace: Duration) -> Self {
+        let mut gate = Gate {
+            lag_after,
+            drain_grace,
+            streams: BTreeMap::new(),
+            lost: BTreeMap::new(),
+            waiting: HashMap::new(),
+            bounds: VecDeque::new(),
+            newest: Revision::ZERO,
+            newest_stream: UNKNOWN,
+            outbox: VecDeque::new(),
+            rejections: 0,
+        };
+        gate.lose_unknown(Time::NEVER);
+        gate
+    }
+
+    /// `earlier_streams`: streams of an earlier run may be using what it told them.
+    pub fn open(&mut self, earlier_streams: bool, now: Time) {
+        if earlier_streams {
+            if let Some(unknown) = self.lost.get_mut(&UNKNOWN) {
+                unknown.until = now.after(self.drain_grace);
+            }
+        } else {
+            self.expire(UNKNOWN);
+        }
+    }
+
+    pub fn connect(&mut self, id: StreamId, node: String) {
+        let stream = Stream { node, progress: [None; Kind::COUNT], lagging: None, waits: BTreeSet::new() };
+        self.streams.insert(id, stream);
+        self.newest_stream = self.newest_stream.max(id);
+        self.tell_connected();
+    }
+
+    /// `served`: it was sent something, so it may be using it.
+    pub fn disconnect(&mut self, id: StreamId, served: bool, now: Time) {
+        let Some(stream) = self.streams.remove(&id) else { return };
+        self.tell_connected();
+        let until = now.after(self.drain_grace);
+        for key in &stream.waits {
+            if let Some(waiting) = self.waiting.get_mut(key) {
+                waiting.applied_by.remove(&id);
+                if !served {
+                    waiting.released_by.remove(&id);
+                } else if self.lost.len() >= MAX_LOST {
+                    waiting.released_by.remove(&id);
+                    waiting.released_by.insert(UNKNOWN);
+                }
+            }
+        }
+        if served && self.lost.len() >= MAX_LOST {
+            self.lose_unknown(until);
+            if let Some(unknown) = self.lost.get_mut(&UNKNOWN) {
+                unknown.waits.extend(stream.waits.iter().cloned());
+            }
+        } else if served {
+            let asked = stream.progress.map(|kind| kind.is_some());
+            self.lost.insert(
+                id,
+                Lost { node: stream.node, asked, until, newest: self.newest_stream, waits: stream.waits.clone() },
+            );
+        }
+        for key in stream.waits {
+            self.conclude(&key);
+        }
+    }
+
+    /// Begins to wait for a change: `at` is the change of the key, `revision` what the owner knows it by.
+    pub fn watch(&mut self, key: Key, at: Revision, revision: Revision, now: Time) {
+        self.unwatch(&key);
+        self.newest = self.newest.max(at);
+        let slot = key.kind.index();
+        let mut waiting = Waiting {
+            at,
+            revision,
+            applied_by: BTreeSet::new(),
+            released_by: BTreeSet::new(),
+            acks: 0,
+            refusals: 0,
+            told_applied: false,
+        };
+        for (id, stream) in &mut self.streams {
+            let Some(synced) = stream.progress[slot] else { continue };
+            match stream.lagging {
+                Some((_, until)) if until <= now => continue,
+                Some(_) => {}
+                None if synced.is_some() => {
+                    waiting.applied_by.insert(*id);
+                }
+                None => {}
+            }
+            waiting.released_by.insert(*id);
+            stream.waits.insert(key.clone());
+        }
+        for (id, lost) in self.lost.iter_mut().filter(|(_, lost)| lost.asked[slot] && lost.until > now) {
+            waiting.released_by.insert(*id);
+            lost.waits.insert(key.clone());
+        }
+        if !waiting.released_by.is_empty() {
+            self.bounds.push_back((now.after(self.lag_after), key.clone(), at));
+        }
+        self.waiting.insert(key.clone(), waiting);
+        self.conclude(&key);
+    }
+
+    /// The keys whose standing on a stream the gate waits to hear.
+    #[must_use]
+    pub fn outstanding(&self, id: StreamId) -> Vec<Key> {
+        self.streams.get(&id).map_or(Vec::new(), |stream| stream.waits.iter().cloned().collect())
+    }
+
+    pub fn report(&mut self, id: StreamId, progress: Progress, standings: Vec<(Key, Standing)>) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        stream.progress = progress;
+        if let Some((mark, _)) = stream.lagging
+            && progress.iter().flatten().all(|settled| settled.is_some_and(|settled| settled >= mark))
+        {
+            stream.lagging = None;
+        }
+        for (key, standing) in standings {
+            let Some(waiting) = self.waiting.get_mut(&key) else { continue };
+            match standing {
+                Standing::Applied(revision) if revision >= waiting.at => waiting.acks += 1,
+                Standing::Rejected(revision) if revision >= waiting.at => waiting.refusals += 1,
+                Standing::Foreign => {}
+                Standing::Applied(_) | Standing::Rejected(_) | Standing::Outstanding => continue,
+            }
+            waiting.applied_by.remove(&id);
+            waiting.released_by.remove(&id);
+            if let Some(stream) = self.streams.get_mut(&id) {
+                stream.waits.remove(&key);
+            }
+            self.conclude(&key);
+        }
+        self.welcome_back(id);
+    }
+
+    pub fn reject(&mut self, node: &str, rejection: Rejection) {
+        if self.rejections >= MAX_REJECTIONS {
+            tracing::warn!(key = %rejection.key, node, "refusals are not read, one was dropped");
+            return;
+        }
+        self.rejections += 1;
+        let Rejection { key, version, message } = rejection;
+        self.outbox.push_back(Feedback::Rejected { key, version, node: node.to_owned(), message });
+    }
+
+    #[must_use]
+    pub fn is_lagging(&self, id: StreamId) -> bool {
+        self.streams.get(&id).is_some_and(|stream| stream.lagging.is_some())
+    }
+
+    /// Lets pass what is due and hands out what there is to tell.
+    pub fn poll(&mut self, now: Time) -> Vec<Feedback> {
+        while let Some((due, key, at)) = self.bounds.front().cloned() {
+            let live = self.waiting.get(&key).filter(|waiting| waiting.at == at);
+            if due > now && live.is_some() {
+                break;
+            }
+            self.bounds.pop_front();
+            if let Some(waiting) = live {
+                let late: Vec<StreamId> = waiting.released_by.iter().copied().collect();
+                for id in late {
+                    self.lag(id, now);
+                }
+            }
+        }
+        let expired: Vec<StreamId> =
+            self.lost.iter().filter(|(_, lost)| lost.until <= now).map(|(id, _)| *id).collect();
+        for id in expired {
+            self.expire(id);
+        }
+        let expired = self.streams.iter().filter(|(_, stream)| stream.lagging.is_some_and(|(_, until)| until <= now));
+        let expired: Vec<StreamId> = expired.map(|(id, _)| *id).collect();
+        for id in expired {
+            let waits = self.streams.get_mut(&id).map(|stream| std::mem::take(&mut stream.waits));
+            self.release(id, waits.unwrap_or_default());
+        }
+        self.rejections = 0;
+        self.outbox.drain(..).collect()
+    }
+
+    /// When to poll again although nothing happened.
+    #[must_use]
+    pub fn due(&self) -> Option<Time> {
+        let bound = self.bounds.front().map(|(due, _, _)| *due);
+        let lost = self.lost.values().map(|lost| lost.until);
+        let lagging = self.streams.values().filter(|stream| !stream.waits.is_empty());
+        let lagging = lagging.filter_map(|stream| stream.lagging.map(|(_, until)| until));
+        bound.into_iter().chain(lost).chain(lagging).filter(|at| *at != Time::NEVER).min()
+    }
+
+    fn tell_connected(&mut self) {
+        let told = Feedback::Connected { streams: self.streams.len() };
+        match self.outbox.back_mut() {
+            Some(last @ Feedback::Connected { .. }) => *last = told,
+            Some(Feedback::Applied { .. } | Feedback::Released { .. } | Feedback::Rejected { .. }) | None => {
+                self.outbox.push_back(told);
+            }
+        }
+    }
+
+    fn lose_unknown(&mut self, until: Time) {
+        let lost = Lost {
+            node: String::new(),
+            asked: [true; Kind::COUNT],
+            until,
+            newest: self.newest_stream,
+            waits: BTreeSet::new(),
+        };
+        let unknown = self.lost.entry(UNKNOWN).or_insert(lost);
+        unknown.until = unknown.until.max(until);
+    }
+
+    /// A stream that missed the bound gates nothing from now on, and after the grace holds nothing up.
+    fn lag(&mut self, id: StreamId, now: Time) {
+        let until = now.after(self.drain_grace);
+        let Some(stream) = self.streams.get_mut(&id).filter(|stream| stream.lagging.is_none()) else { return };
+        tracing::warn!(stream = id.0, node = %stream.node, "stream does not keep up and gates nothing until it does");
+        stream.lagging = Some((self.newest, until));
+        for key in stream.waits.clone() {
+            if let Some(waiting) = self.waiting.get_mut(&key) {
+                waiting.applied_by.remove(&id);
+            }
+            self.conclude(&key);
+        }
+    }
+
+    /// A client that came back and is in sync ends the wait for its lost stream, if it is clear which one that was:
+    /// one lost and one live stream of that node id. Node ids are not unique everywhere.
+    fn welcome_back(&mut self, id: StreamId) {
+        if self.lost.is_empty() {
+            return;
+        }
+        let Some(stream) = self.streams.get(&id) else { return };
+        if !stream.progress.iter().flatten().all(Option::is_some) {
+            return;
+        }
+        let same_node = |(lost_id, lost): &(&StreamId, &Lost)| **lost_id != UNKNOWN && lost.node == stream.node;
+        let mut lost = self.lost.iter().filter(same_node);
+        let (Some((lost_id, only)), None) = (lost.next(), lost.next()) else { return };
+        let asks_all = only.asked.iter().zip(&stream.progress).all(|(before, after)| !before || after.is_some());
+        let twins = self.streams.values().filter(|other| other.node == stream.node).count();
+        if asks_all && twins == 1 && id > only.newest {
+            let lost_id = *lost_id;
+            self.expire(lost_id);
+        }
+    }
+
+    fn expire(&mut self, id: StreamId) {
+        if let Some(lost) = self.lost.remove(&id) {
+            self.release(id, lost.waits);
+        }
+    }
+
+    fn release(&mut self, id: StreamId, keys: BTreeSet<Key>) {
+        for key in keys {
+            if let Some(waiting) = self.waiting.get_mut(&key) {
+                waiting.applied_by.remove(&id);
+                waiting.released_by.remove(&id);
+                self.conclude(&key);
+            }
+        }
+    }
+
+    fn unwatch(&mut self, key: &Key) {
+        let Some(waiting) = self.waiting.remove(key) else { return };
+        for id in waiting.released_by {
+            if let Some(stream) = self.streams.get_mut(&id) {
+                stream.waits.remove(key);
+            }
+            if let Some(lost) = self.lost.get_mut(&id) {
+                lost.waits.remove(key);
+            }
+        }
+    }
+
+    fn conclude(&mut self, key: &Key) {
+        let Some(waiting) = self.waiting.get_mut(key) else { return };
+        if !waiting.applied_by.is_empty() {
+            return;
+        }
+        let revision = waiting.revision;
+        if !waiting.told_applied {
+            if waiting.acks == 0 && waiting.refusals > 0 {
+                self.unwatch(key);
+                return;
+            }
+            waiting.told_applied = true;
+            self.outbox.push_back(Feedback::Applied { key: key.clone(), revision });
+        }
+        if waiting.released_by.is_empty() {
+            self.outbox.push_back(Feedback::Released { key: key.clone(), revision });
+            self.waiting.remove(key);
+        }
+    }
+}

@@ -1,0 +1,730 @@
+//! One stream of one client, without the stream: requests in, responses out, the table and the time as arguments.
+//! SotW and delta share every rule; they differ in how a request names its interest and in how a response says
+//! "removed".
+//!
+//! Not here: sockets, protobufs, what other streams did. Nothing is keyed by node id.
+//!
+//! Rules, by the names the code uses:
+//! - *one in flight*: one un-ACKed response for each kind; what changes meanwhile is merged into the next.
+//! - *whole*: the first answer to a wildcard without `initial_resource_versions` is one response with everything,
+//!   because Envoy opens the listener after it. It waits at most `patience` for what its resources require.
+//! - *held*: a resource waits for its requirements on this stream alone and blocks nothing behind it.
+//! - *usable*: a cluster is, when it and its endpoints were ACKed here (or listed equal on reconnect).
+//! - *not asked for*: a requirement outside the stream's interest counts as met. A client that ACKed a cluster and
+//!   within `patience` did not ask for its endpoints is taken not to use them.
+//! - *break last*: clusters and endpoints go only when the stream has applied, of everything that may name them, the
+//!   table as it was after their removal.
+//! - *again*: whenever a cluster is sent its endpoints are sent, changed or not; Envoy warms the cluster until then.
+//! - *bisect*: a refused response is sent again in halves until the culprit is alone; that one is quarantined.
+
+mod lane;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use envoy_types::pb::envoy::service::runtime::v3::Runtime;
+use envoy_types::pb::google::protobuf::Struct;
+use prost::Message;
+
+use crate::resource::{Key, Kind, Name, Resource, Revision, Version, Visibility};
+use crate::subscription::TooManyNames;
+use crate::table::Table;
+use crate::time::Time;
+use lane::{Inflight, Lane, Why};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Sotw,
+    Delta,
+}
+
+/// Who the client says it is. Several streams may say the same.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Node {
+    pub id: String,
+    pub cluster: String,
+    pub metadata: Struct,
+}
+
+type Rewrite = dyn Fn(&Node, &Resource) -> Option<Resource> + Send + Sync;
+
+/// Pure rewrite of single resources for one node, for instance the port of a listener. `None` leaves it as it is.
+#[derive(Clone)]
+pub struct Tailor {
+    pub kinds: Vec<Kind>,
+    pub rewrite: Arc<Rewrite>,
+}
+
+impl fmt::Debug for Tailor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tailor").field("kinds", &self.kinds).finish_non_exhaustive()
+    }
+}
+
+/// One counter for each stream over all kinds, so that an ACK under the wrong kind is seen to be stale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Nonce(u64);
+
+impl Nonce {
+    /// A nonce that this server never gave.
+    pub const FOREIGN: Nonce = Nonce(u64::MAX);
+
+    /// `None` for the empty text of a request that answers nothing.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Nonce> {
+        (!text.is_empty()).then(|| text.parse().map_or(Nonce::FOREIGN, Nonce))
+    }
+}
+
+impl fmt::Display for Nonce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    pub kind: Kind,
+    pub nonce: Option<Nonce>,
+    /// The response of `nonce` was refused, with this message.
+    pub error: Option<String>,
+    pub ask: Ask,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ask {
+    Sotw {
+        names: Vec<Name>,
+    },
+    Delta {
+        subscribe: Vec<Name>,
+        unsubscribe: Vec<Name>,
+        /// `None` is a version that none of ours can equal.
+        initial: HashMap<Name, Option<Version>>,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Response {
+    pub kind: Kind,
+    pub nonce: Nonce,
+    /// The revision of the kind; for people, no rule looks at it.
+    pub revision: Revision,
+    pub resources: Vec<Arc<Resource>>,
+    pub removed: Vec<Name>,
+}
+
+/// A client refused a resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    pub key: Key,
+    /// `None`: its removal.
+    pub version: Option<Version>,
+    pub message: String,
+}
+
+/// How a stream stands with the latest change of a resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    Applied(Revision),
+    Rejected(Revision),
+    /// The stream does not want it.
+    Foreign,
+    Outstanding,
+}
+
+/// The stream did not read for so long that removals it needs are forgotten; it must reconnect and list what it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the stream fell too far behind the changes of {kind:?}; reconnect with initial_resource_versions")]
+pub struct Behind {
+    pub kind: Kind,
+}
+
+/// What a stream did since it began.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    pub responses: u64,
+    pub resources: u64,
+    pub acks: u64,
+    pub nacks: u64,
+    pub last_error: Option<String>,
+}
+
+/// Where a stream is with one kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KindStatus {
+    pub kind: Kind,
+    pub wildcard: bool,
+    pub names: usize,
+    pub cursor: Revision,
+    /// The table as of here is applied; `None` before the first sync.
+    pub settled: Option<Revision>,
+    pub in_flight: usize,
+    pub pending: usize,
+    pub held: usize,
+    pub quarantined: usize,
+}
+
+#[derive(Debug)]
+pub struct Session {
+    mode: Mode,
+    node: Node,
+    patience: Duration,
+    tailor: Option<Tailor>,
+    lanes: [Option<Lane>; Kind::COUNT],
+    /// Clusters whose current life was ACKed here, with the time of the first ACK.
+    clusters: BTreeMap<Name, Time>,
+    /// Endpoints ACKed here since their cluster was added.
+    endpoints: BTreeSet<Name>,
+    /// Clusters sent here whose endpoints the client had not asked for.
+    owed: BTreeSet<Name>,
+    /// When the client came, if it came with something (`initial_resource_versions`).
+    resumed_at: Option<Time>,
+    /// Counts what may make a held resource sendable.
+    progress: u64,
+    nonce: u64,
+    rejections: Vec<Rejection>,
+    counters: Counters,
+}
+
+#[derive(Default)]
+struct Batch {
+    puts: Vec<Arc<Resource>>,
+    removed: Vec<Name>,
+}
+
+impl Batch {
+    fn len(&self) -> usize {
+        self.puts.len() + self.removed.len()
+    }
+}
+
+enum Verdict {
+    Put(Arc<Resource>),
+    Remove,
+    Hold,
+    Skip,
+}
+
+impl Session {
+    #[must_use]
+    pub fn new(mode: Mode, node: Node, patience: Duration, tailor: Option<Tailor>) -> Self {
+        Session {
+            mode,
+            node,
+            patience,
+            tailor,
+            lanes: [const { None }; Kind::COUNT],
+            clusters: BTreeMap::new(),
+            endpoints: BTreeSet::new(),
+            owed: BTreeSet::new(),
+            resumed_at: None,
+            progress: 0,
+            nonce: 0,
+            rejections: Vec::new(),
+            counters: Counters::default(),
+        }
+    }
+
+    #[must_use]
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// What was refused since the last call.
+    pub fn take_rejections(&mut self) -> Vec<Rejection> {
+        std::mem::take(&mut self.rejections)
+    }
+
+    #[must_use]
+    pub fn status(&self) -> Vec<KindStatus> {
+        let status = |lane: &Lane| KindStatus {
+            kind: lane.kind,
+            wildcard: lane.interest.is_wildcard(),
+            names: lane.interest.names().len(),
+            cursor: lane.cursor,
+            settled: lane.settled,
+            in_flight: lane.inflight.as_ref().map_or(0, |inflight| inflight.items.len()),
+            pending: lane.pending.len(),
+            held: lane.held.len(),
+            quarantined: lane.quarantine.len(),
+        };
+        self.lanes.iter().flatten().map(status).collect()
+    }
+
+    /// Takes in one request. What it leads to comes out of [`Session::poll`].
+    pub fn on_request(&mut self, request: Request, table: &Table, now: Time) -> Result<(), TooManyNames> {
+        let slot = request.kind.index();
+        let lane = self.lanes[slot].take();
+        let first = lane.is_none();
+        let mut lane = lane.unwrap_or_else(|| Lane::new(request.kind));
+        let done = self.take_in(&mut lane, first, request, table, now);
+        self.lanes[slot] = Some(lane);
+        done
+    }
+
+    /// All responses that may be sent now: additions in the order of the kinds, then what only removes, in reverse.
+    pub fn poll(&mut self, table: &Table, now: Time) -> Result<Vec<Response>, Behind> {
+        let mut responses = Vec::new();
+        // Twice, because a lane of the first round may settle and so let a cluster go.
+        for _ in 0..2 {
+            for slot in 0..Kind::COUNT {
+                if let Some(mut lane) = self.lanes[slot].take() {
+                    let built = self.build(&mut lane, table, now);
+                    self.lanes[slot] = Some(lane);
+                    responses.extend(built?);
+                }
+            }
+        }
+        responses.sort_by_key(|response: &Response| {
+            match response.resources.is_empty() && !response.removed.is_empty() {
+                false => response.kind.index(),
+                true => 2 * Kind::COUNT - response.kind.index(),
+            }
+        });
+        Ok(responses)
+    }
+
+    /// When to poll again although nothing happened.
+    #[must_use]
+    pub fn due(&self) -> Option<Time> {
+        let lanes = self.lanes.iter().flatten();
+        lanes
+            .flat_map(|lane| {
+                let whole = lane.whole_since.filter(|_| lane.inflight.is_none()).map(|at| at.after(self.patience));
+                let held = !lane.held.is_empty() && lane.inflight.is_none() && lane.whole_since.is_none();
+                whole.into_iter().chain(held.then_some(lane.retry_at))
+            })
+            .filter(|at| *at != Time::NEVER)
+            .min()
+    }
+
+    /// How the stream stands with the table's current state of a key.
+    #[must_use]
+    pub fn standing(&self, key: &Key, table: &Table) -> Standing {
+        let Some(lane) = &self.lanes[key.kind.index()] else { return Standing::Foreign };
+        let entry = table.entry(key.kind, &key.name);
+        let visibility = entry.map_or(Visibility::Wildcard, |entry| entry.visibility());
+        if !lane.interest.wants(&key.name, visibility) {
+            return Standing::Foreign;
+        }
+        let revision = entry.map_or(Revision::ZERO, |entry| entry.revision);
+        if revision > lane.cursor || lane.is_outstanding(&key.name) {
+            return Standing::Outstanding;
+        }
+        let version = self.current(key.kind, &key.name, table).map(|resource| resource.version());
+        if lane.quarantine.get(&key.name) == Some(&version) {
+            return Standing::Rejected(revision);
+        }
+        Standing::Applied(revision)
+    }
+
+    fn take_in(
+        &mut self,
+        lane: &mut Lane,
+        first: bool,
+        request: Request,
+        table: &Table,
+        now: Time,
+    ) -> Result<(), TooManyNames> {
+        let answers_last = request.nonce.is_some() && request.nonce == lane.last_nonce;
+        // SotW: a request that answers an older response is ignored with its names; the client will send another.
+        if self.mode == Mode::Sotw && request.nonce.is_some() && lane.last_nonce.is_some() && !answers_last {
+            return Ok(());
+        }
+        if answers_last && let Some(inflight) = lane.inflight.take() {
+            match request.error {
+                None => self.acked(lane, inflight, now),
+                Some(message) => self.nacked(lane, inflight, message),
+            }
+        }
+        // Delta: a stale nonce says nothing about the subscriptions, they count all the same.
+        let (moves, initial) = match request.ask {
+            Ask::Sotw { names } => (lane.interest.sotw(names)?, HashMap::new()),
+            Ask::Delta { subscribe, unsubscribe, initial } => (lane.interest.delta(subscribe, unsubscribe)?, initial),
+        };
+        let initial = if first { initial } else { HashMap::new() };
+        if !initial.is_empty() {
+            self.resumed_at.get_or_insert(now);
+        }
+        for name in moves.dropped {
+            lane.forget(&name);
+            if lane.interest.is_wildcard() {
+                lane.pending.insert(name, Why::Asked);
+            } else {
+                self.unuse(lane.kind, &name);
+            }
+        }
+        if first {
+            lane.cursor = table.revision();
+        }
+        if moves.wildcard_began && initial.is_empty() {
+            lane.cursor = Revision::ZERO;
+            lane.whole_since = Some(now);
+            lane.answer_owed = true;
+        }
+        lane.answer_owed |= lane.is_full_state(self.mode) && !moves.asked.is_empty();
+        let differs = |session: &Self, name: &Name| match initial.get(name) {
+            Some(listed) => {
+                listed.is_none()
+                    || session.current(lane.kind, name, table).map(|resource| resource.version()) != *listed
+            }
+            None => true,
+        };
+        let mut equal = Vec::new();
+        let mut unequal = Vec::new();
+        for name in moves.asked {
+            let why = if initial.contains_key(&name) { Why::Differs } else { Why::Asked };
+            if differs(self, &name) { unequal.push((name, why)) } else { equal.push(name) }
+        }
+        if moves.wildcard_began && !initial.is_empty() {
+            // Listed by the client or in our table, or both.
+            let ours = table.iter(lane.kind).filter(|resource| resource.visibility() == Visibility::Wildcard);
+            for resource in ours {
+                let name = resource.name().clone();
+                if differs(self, &name) { unequal.push((name, Why::Differs)) } else { equal.push(name) }
+            }
+            let gone = initial.keys().filter(|name| table.live(lane.kind, name).is_none());
+            unequal.extend(gone.map(|name| (name.clone(), Why::Differs)));
+        }
+        for (name, why) in unequal {
+            self.owed_no_more(lane.kind, &name);
+            lane.pending.entry(name).or_insert(why);
+        }
+        for name in equal {
+            if lane.kind == Kind::Endpoints && self.owed_no_more(lane.kind, &name) {
+                lane.pending.insert(name, Why::Again);
+            } else if !lane.pending.contains_key(&name) {
+                self.now_applied(lane.kind, name, now);
+            }
+        }
+        Ok(())
+    }
+
+    fn acked(&mut self, lane: &mut Lane, inflight: Inflight, now: Time) {
+        self.counters.acks += 1;
+        for (name, version) in inflight.items {
+            let current = version.is_some() && !lane.pending.contains_key(&name);
+            if current && lane.interest.wants(&name, Visibility::Wildcard) {
+                self.now_applied(lane.kind, name, now);
+            }
+        }
+        if lane.kind != Kind::ScopedRoute {
+            self.progress += 1;
+        }
+        lane.settled = inflight.settles.or(lane.settled);
+        lane.state = inflight.state;
+        lane.state.retain(|name, resource| lane.interest.wants(name, resource.visibility()));
+    }
+
+    fn nacked(&mut self, lane: &mut Lane, inflight: Inflight, message: String) {
+        self.counters.nacks += 1;
+        self.counters.last_error = Some(message.clone());
+        if inflight.items.len() > 1 {
+            let names: BTreeSet<Name> = inflight.items.into_keys().collect();
+            let half = names.len() / 2;
+            lane.bisect.push_front(names.iter().skip(half).cloned().collect());
+            lane.bisect.push_front(names.into_iter().take(half).collect());
+            return;
+        }
+        for (name, version) in inflight.items {
+            let key = Key { kind: lane.kind, name: name.clone() };
+            self.rejections.push(Rejection { key, version, message: message.clone() });
+            lane.quarantine.insert(name, version);
+        }
+    }
+
+    fn now_applied(&mut self, kind: Kind, name: Name, now: Time) {
+        match kind {
+            Kind::Cluster => {
+                self.clusters.entry(name).or_insert(now);
+            }
+            Kind::Endpoints => {
+                self.endpoints.insert(name);
+            }
+            Kind::Listener | Kind::ScopedRoute | Kind::Route | Kind::Secret | Kind::Runtime => return,
+        }
+        self.progress += 1;
+    }
+
+    fn unuse(&mut self, kind: Kind, name: &Name) {
+        match kind {
+            Kind::Cluster => {
+                self.clusters.remove(name);
+                self.endpoints.remove(name);
+                self.owed.remove(name);
+            }
+            Kind::Endpoints => {
+                self.endpoints.remove(name);
+            }
+            Kind::Listener | Kind::ScopedRoute | Kind::Route | Kind::Secret | Kind::Runtime => {}
+        }
+    }
+
+    fn owed_no_more(&mut self, kind: Kind, name: &Name) -> bool {
+        kind == Kind::Endpoints && self.owed.remove(name)
+    }
+
+    fn build(&mut self, lane: &mut Lane, table: &Table, now: Time) -> Result<Option<Response>, Behind> {
+        if lane.inflight.is_some() {
+            return Ok(None);
+        }
+        let mut batch = Batch::default();
+        while batch.len() == 0
+            && let Some(names) = lane.bisect.pop_front()
+        {
+            for name in names {
+                self.consider(lane, &mut batch, &name, None, table, now);
+            }
+        }
+        let mut complete = false;
+        if batch.len() == 0 {
+            if lane.whole_since.is_none() && table.is_behind(lane.kind, lane.cursor) {
+                return Err(Behind { kind: lane.kind });
+            }
+            if self.must_wait(lane, table, now) {
+                return Ok(None);
+            }
+            complete = self.gather(lane, &mut batch, table, now);
+        }
+        let silent = self.mode == Mode::Sotw && !lane.is_full_state(self.mode) && batch.puts.is_empty();
+        if !lane.answer_owed && (batch.len() == 0 || silent) {
+            if complete {
+                lane.settled = Some(table.revision());
+            }
+            return Ok(None);
+        }
+        lane.answer_owed = false;
+        lane.whole_since = None;
+        Ok(Some(self.send(lane, batch, complete.then_some(table.revision()), table)))
+    }
+
+    /// Collects what to send up to the limit. True when that is everything there is.
+    fn gather(&mut self, lane: &mut Lane, batch: &mut Batch, table: &Table, now: Time) -> bool {
+        let limit = lane.limit(self.mode);
+        let mut seen: HashSet<Name> = HashSet::new();
+        while batch.len() < limit
+            && let Some((name, why)) = lane.pending.pop_first()
+        {
+            self.consider(lane, batch, &name, Some(why), table, now);
+            seen.insert(name);
+        }
+        let judged = (self.progress, table.head(Kind::Cluster), table.head(Kind::Endpoints));
+        if !lane.held.is_empty() && (lane.kind.is_referred_to() || lane.judged != Some(judged) || now >= lane.retry_at)
+        {
+            let held: Vec<Name> = lane.held.keys().filter(|name| !seen.contains(*name)).cloned().collect();
+            let mut rest = held.into_iter();
+            for name in rest.by_ref().take(limit.saturating_sub(batch.len())) {
+                self.consider(lane, batch, &name, None, table, now);
+                seen.insert(name);
+            }
+            lane.judged = (rest.len() == 0).then_some(judged);
+            lane.retry_at = self.next_patience(now);
+        }
+        let whole = lane.whole_since.is_some();
+        let mut cut = false;
+        for (revision, name) in table.after(lane.kind, lane.cursor) {
+            if batch.len() >= limit {
+                cut = true;
+                break;
+            }
+            lane.cursor = revision;
+            // A client that has nothing needs no removals.
+            let told = whole && table.live(lane.kind, name).is_none();
+            if !told && !seen.contains(name) {
+                self.consider(lane, batch, name, None, table, now);
+            }
+        }
+        if !cut {
+            lane.cursor = table.revision();
+        }
+        if !lane.held.is_empty() && lane.retry_at == Time::NEVER {
+            lane.retry_at = self.next_patience(now);
+        }
+        !cut && lane.pending.is_empty() && lane.held.is_empty()
+    }
+
+    fn consider(&self, lane: &mut Lane, batch: &mut Batch, name: &Name, why: Option<Why>, table: &Table, now: Time) {
+        match self.judge(lane, name, why, table, now) {
+            Verdict::Put(resource) => {
+                lane.held.remove(name);
+                lane.quarantine.remove(name);
+                batch.puts.push(resource);
+            }
+            Verdict::Remove => {
+                lane.held.remove(name);
+                lane.quarantine.remove(name);
+                batch.removed.push(name.clone());
+            }
+            Verdict::Hold => {
+                lane.held.entry(name.clone()).or_insert(table.revision());
+            }
+            Verdict::Skip => {
+                lane.held.remove(name);
+            }
+        }
+    }
+
+    fn judge(&self, lane: &Lane, name: &Name, why: Option<Why>, table: &Table, now: Time) -> Verdict {
+        let entry = table.entry(lane.kind, name);
+        let visibility = entry.map_or(Visibility::Wildcard, |entry| entry.visibility());
+        if !lane.interest.wants(name, visibility) {
+            // Dropped by name under a wildcard that does not show it: the client is told that it is gone.
+            return if why == Some(Why::Asked) { Verdict::Remove } else { Verdict::Skip };
+        }
+        let refused = lane.quarantine.get(name);
+        if let Some(resource) = self.current(lane.kind, name, table) {
+            if refused == Some(&Some(resource.version())) {
+                return Verdict::Skip;
+            }
+            let met = resource.required().iter().all(|key| self.is_met(key, table, now));
+            return if met { Verdict::Put(resource) } else { Verdict::Hold };
+        }
+        if refused == Some(&None) {
+            return Verdict::Skip;
+        }
+        let since = lane.held.get(name).copied().or(entry.map(|entry| entry.revision)).unwrap_or(table.revision());
+        let waits = lane.kind.is_referred_to() && why != Some(Why::Asked) && !self.may_break(since, now);
+        if waits { Verdict::Hold } else { Verdict::Remove }
+    }
+
+    /// The resource as this stream sees it.
+    fn current(&self, kind: Kind, name: &Name, table: &Table) -> Option<Arc<Resource>> {
+        match table.live(kind, name) {
+            // Envoy that was sent a cluster and lost the stream before its endpoints is still warming it, and lists the
+            // old endpoints when it comes back. So the version of endpoints depends on that of their cluster.
+            Some(resource) if kind == Kind::Endpoints => {
+                let endpoints = self.tailored(resource);
+                let cluster = self.current(Kind::Cluster, name, table);
+                Some(match cluster {
+                    Some(cluster) => Arc::new(endpoints.with_version(endpoints.version().under(cluster.version()))),
+                    None => endpoints,
+                })
+            }
+            Some(resource) => Some(self.tailored(resource)),
+            // A bootstrap with a runtime layer that nobody answers holds Envoy up for 15 s.
+            None if kind == Kind::Runtime => {
+                let runtime = Runtime { name: name.to_string(), layer: Some(Struct::default()) };
+                Some(Arc::new(Resource::new(kind, name.clone(), Bytes::from(runtime.encode_to_vec()))))
+            }
+            None => None,
+        }
+    }
+
+    fn tailored(&self, resource: &Arc<Resource>) -> Arc<Resource> {
+        let tailor = self.tailor.as_ref().filter(|tailor| tailor.kinds.contains(&resource.kind()));
+        match tailor.and_then(|tailor| (tailor.rewrite)(&self.node, resource)) {
+            Some(rewritten) => Arc::new(resource.with_body(rewritten.body().clone())),
+            None => Arc::clone(resource),
+        }
+    }
+
+    /// Whether a requirement is usable on this stream. One of the kind that is being built counts as met.
+    fn is_met(&self, key: &Key, table: &Table, now: Time) -> bool {
+        let Some(lane) = &self.lanes[key.kind.index()] else { return true };
+        let visibility = table.entry(key.kind, &key.name).map_or(Visibility::Wildcard, |entry| entry.visibility());
+        if !lane.interest.wants(&key.name, visibility) {
+            return true;
+        }
+        match key.kind {
+            Kind::Cluster => {
+                let Some(acked_at) = self.clusters.get(&key.name) else { return false };
+                table.live(Kind::Endpoints, &key.name).is_none()
+                    || self.endpoints.contains(&key.name)
+                    || (!self.asks_endpoints(&key.name) && now >= acked_at.after(self.patience))
+            }
+            Kind::Endpoints | Kind::Listener | Kind::ScopedRoute | Kind::Route | Kind::Secret | Kind::Runtime => {
+                matches!(self.standing(key, table), Standing::Applied(_) | Standing::Foreign)
+            }
+        }
+    }
+
+    fn asks_endpoints(&self, name: &Name) -> bool {
+        let lane = self.lanes[Kind::Endpoints.index()].as_ref();
+        lane.is_some_and(|lane| lane.interest.wants(name, Visibility::Wildcard))
+    }
+
+    /// Whether everything that may name a cluster is applied as of this revision. A client that came back with routes
+    /// asks for clusters first: until it asks for routes too, or `patience` passed, its old routes count.
+    fn may_break(&self, since: Revision, now: Time) -> bool {
+        let asks_routes = [Kind::ScopedRoute, Kind::Route].iter().any(|kind| self.lanes[kind.index()].is_some());
+        let resuming = self.resumed_at.is_some_and(|at| now < at.after(self.patience));
+        (asks_routes || !resuming)
+            && Kind::REFERRING
+                .iter()
+                .filter_map(|kind| self.lanes[kind.index()].as_ref())
+                .all(|lane| lane.settled.is_some_and(|settled| settled >= since))
+    }
+
+    /// The first answer of a wildcard is whole: it waits for all that its resources require, but not for ever.
+    fn must_wait(&self, lane: &Lane, table: &Table, now: Time) -> bool {
+        let Some(since) = lane.whole_since else { return false };
+        let unmet = |resource: &Arc<Resource>| {
+            lane.interest.wants(resource.name(), resource.visibility())
+                && resource.required().iter().any(|key| !self.is_met(key, table, now))
+        };
+        now < since.after(self.patience) && table.iter(lane.kind).any(unmet)
+    }
+
+    fn next_patience(&self, now: Time) -> Time {
+        let waiting = self.clusters.iter().filter(|(name, _)| !self.endpoints.contains(*name));
+        let times = waiting.map(|(_, acked_at)| *acked_at).chain(self.resumed_at);
+        times.map(|at| at.after(self.patience)).filter(|at| *at > now).min().unwrap_or(Time::NEVER)
+    }
+
+    fn send(&mut self, lane: &mut Lane, batch: Batch, settles: Option<Revision>, table: &Table) -> Response {
+        self.nonce += 1;
+        let nonce = Nonce(self.nonce);
+        let put = batch.puts.iter().map(|resource| (resource.name().clone(), Some(resource.version())));
+        let removed = batch.removed.iter().map(|name| (name.clone(), None));
+        let items: HashMap<Name, Option<Version>> = put.chain(removed).collect();
+        if lane.kind == Kind::Cluster {
+            self.clusters_sent(&batch);
+        }
+        let mut state = BTreeMap::new();
+        let (resources, removed) = if lane.is_full_state(self.mode) {
+            state.clone_from(&lane.state);
+            state.extend(batch.puts.into_iter().map(|resource| (resource.name().clone(), resource)));
+            state.retain(|name, resource| {
+                items.get(name) != Some(&None) && lane.interest.wants(name, resource.visibility())
+            });
+            (state.values().cloned().collect(), Vec::new())
+        } else if self.mode == Mode::Sotw {
+            (batch.puts, Vec::new())
+        } else {
+            (batch.puts, batch.removed)
+        };
+        lane.last_nonce = Some(nonce);
+        lane.inflight = Some(Inflight { items, settles, state });
+        self.counters.responses += 1;
+        self.counters.resources += u64::try_from(resources.len()).unwrap_or(u64::MAX);
+        Response { kind: lane.kind, nonce, revision: table.head(lane.kind), resources, removed }
+    }
+
+    /// Envoy warms a cluster it was sent until its endpoints come again, changed or not.
+    fn clusters_sent(&mut self, batch: &Batch) {
+        for resource in &batch.puts {
+            let name = resource.name();
+            if !self.clusters.contains_key(name) {
+                // A new life of the cluster: endpoints of the one before do not count.
+                self.endpoints.remove(name);
+            }
+            if !self.asks_endpoints(name) {
+                self.owed.insert(name.clone());
+            } else if let Some(endpoints) = &mut self.lanes[Kind::Endpoints.index()] {
+                endpoints.pending.insert(name.clone(), Why::Again);
+            }
+        }
+        for name in &batch.removed {
+            self.unuse(Kind::Cluster, name);
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Both methods over a real socket, from publication to feedback.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::core::v3::Node;
+use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::transport::{Channel, Server};
+use xds::{Ads, Change, Config, Feedback, Key, Kind, StreamStatus};
+
+use crate::peer::resource;
+
+const DEADLINE: Duration = Duration::from_secs(10);
+
+async fn serve(drain_grace: Duration) -> (Ads, mpsc::Receiver<Feedback>, SocketAddr) {
+    let (ads, feedback) = Ads::new(Config { lag_after: DEADLINE, drain_grace, tailor: None });
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = Server::builder().add_service(ads.service()).serve_with_incoming(TcpListenerStream::new(listener));
+    tokio::spawn(server);
+    (ads, feedback, address)
+}
+
+async fn client(address: SocketAddr) -> AggregatedDiscoveryServiceClient<Channel> {
+    AggregatedDiscoveryServiceClient::connect(format!("http://{address}")).await.unwrap()
+}
+
+fn node(id: &str) -> Option<Node> {
+    Some(Node { id: id.into(), ..Node::default() })
+}
+
+fn delta(kind: Kind, nonce: &str) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest {
+        type_url: kind.type_url().into(),
+        response_nonce: nonce.into(),
+        ..DeltaDiscoveryRequest::default()
+    }
+}
+
+/// The next feedback that is not about connections.
+async fn told(feedback: &mut mpsc::Receiver<Feedback>) -> Feedback {
+    loop {
+        let next =
+            tokio::time::timeout(DEADLINE, feedback.recv()).await.expect("feedback in time").expect("still open");
+        if !matches!(next, Feedback::Connected { .. }) {
+            return next;
+        }
+    }
+}
+
+async fn connected(feedback: &mut mpsc::Receiver<Feedback>, wanted: usize) {
+    let wait = async {
+        while let Some(next) = feedback.recv().await {
+            if next == (Feedback::Connected { streams: wanted }) {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, wait).await.expect("connected in time");
+}
+
+async fn until(ads: &Ads, what: &str, is: impl Fn(&[StreamStatus]) -> bool) -> Vec<StreamStatus> {
+    let began = tokio::time::Instant::now();
+    loop {
+        let streams = ads.streams();
+        if is(&streams) {
+            return streams;
+        }
+        assert!(began.elapsed() < DEADLINE, "not in time: {what}; {streams:?}");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn delta_from_publication_to_release() {
+    let (ads, mut feedback, address) = serve(Duration::ZERO).await;
+    let scope = Key::new(Kind::ScopedRoute, "iris");
+    ads.publish(vec![Change::Put(resource(Kind::ScopedRoute, "iris", "1"))], vec![]).unwrap();
+
+    let (requests, outgoing) = mpsc::channel(8);
+    requests.send(DeltaDiscoveryRequest { node: node("envoy-0"), ..delta(Kind::ScopedRoute, "") }).await.unwrap();
+    let mut client = client(address).await;
+    let mut responses = client.delta_aggregated_resources(ReceiverStream::new(outgoing)).await.unwrap().into_inner();
+    ads.open(false);
+    let first = responses.message().await.unwrap().unwrap();
+    assert_eq!(first.type_url, Kind::ScopedRoute.type_url());
+    assert_eq!(first.resources.len(), 1);
+    let sent = &first.resources[0];
+    assert_eq!((&*sent.name, &*sent.resource.as_ref().unwrap().value), ("iris", b"1".as_slice()));
+    // A type nobody knows changes nothing.
+    let unknown =
+        DeltaDiscoveryRequest { type_url: "type.googleapis.com/x.Y".into(), ..DeltaDiscoveryRequest::default() };
+    requests.send(unknown).await.unwrap();
+    requests.send(delta(Kind::ScopedRoute, &first.nonce)).await.unwrap();
+    until(&ads, "synced", |streams| streams.iter().any(|stream| stream.synced)).await;
+
+    let changes = vec![Change::Put(resource(Kind::ScopedRoute, "iris", "2"))];
+    let revision = ads.publish(changes, vec![scope.clone()]).unwrap();
+    let second = responses.message().await.unwrap().unwrap();
+    requests.send(delta(Kind::ScopedRoute, &second.nonce)).await.unwrap();
+    assert_eq!(told(&mut feedback).await, Feedback::Applied { key: scope.clone(), revision });
+    assert_eq!(told(&mut feedback).await, Feedback::Released { key: scope.clone(), revision });
+
+    let bad = resource(Kind::ScopedRoute, "iris", "bad");
+    let version = Some(bad.version());
+    ads.publish(vec![Change::Put(bad)], vec![scope.clone()]).unwrap();
+    let third = responses.message().await.unwrap().unwrap();
+    let error = envoy_types::pb::google::rpc::Status { message: "no such".into(), ..Default::default() };
+    let nack = DeltaDiscoveryRequest { error_detail: Some(error), ..delta(Kind::ScopedRoute, &third.nonce) };
+    requests.send(nack).await.unwrap();
+    let rejected =
+        Feedback::Rejected { key: scope.clone(), version, node: "envoy-0".into(), message: "no such".into() };
+    assert_eq!(told(&mut feedback).await, rejected);
+
+    let revision = ads.publish(vec![Change::Remove(scope.clone())], vec![scope.clone()]).unwrap();
+    let fourth = responses.message().await.unwrap().unwrap();
+    assert_eq!(fourth.removed_resources, ["iris"]);
+    requests.send(delta(Kind::ScopedRoute, &fourth.nonce)).await.unwrap();
+    assert_eq!(told(&mut feedback).await, Feedback::Applied { key: scope.clone(), revision });
+    assert_eq!(told(&mut feedback).await, Feedback::Released { key: scope.clone(), revision });
+    let streams = ads.streams();
+    let counters = &streams[0].counters;
+    assert_eq!((counters.responses, counters.resources, counters.acks, counters.nacks), (4, 3, 3, 1));
+    assert_eq!(counters.last_error.as_deref(), Some("no such"));
+
+    drop((requests, responses, client));
+    connected(&mut feedback, 0).await;
+    until(&ads, "gone", <[StreamStatus]>::is_empty).await;
+}
+
+#[tokio::test]
+async fn sotw_over_the_socket_and_nothing_before_it_is_open() {
+    let (ads, mut feedback, address) = serve(Duration::ZERO).await;
+    let (requests, outgoing) = mpsc::channel(8);
+    let first = DiscoveryRequest {
+        node: node("grpc-client"),
+        type_url: Kind::Listener.type_url().into(),
+        ..DiscoveryRequest::default()
+    };
+    requests.send(first.clone()).await.unwrap();
+    let mut client = client(address).await;
+    let mut responses = client.stream_aggregated_resources(ReceiverStream::new(outgoing)).await.unwrap().into_inner();
+    ads.publish(vec![Change::Put(resource(Kind::Listener, "http", "1"))], vec![]).unwrap();
+    assert_eq!(ads.streams(), []);
+    ads.open(false);
+    let response = responses.message().await.unwrap().unwrap();
+    assert_eq!(response.resources.len(), 1);
+    let ack = DiscoveryRequest {
+        node: None,
+        version_info: response.version_info,
+        response_nonce: response.nonce,
+        ..first.clone()
+    };
+    requests.send(ack).await.unwrap();
+    until(&ads, "synced", |streams| streams.iter().any(|stream| stream.synced)).await;
+    let key = Key::new(Kind::Listener, "http");
+    let revision = ads.publish(vec![Change::Remove(key.clone())], vec![key.clone()]).unwrap();
+    let response = responses.message().await.unwrap().unwrap();
+    assert_eq!(response.resources.len(), 0);
+    let ack = DiscoveryRequest { node: None, response_nonce: response.nonce, ..first };
+    requests.send(ack).await.unwrap();
+    assert_eq!(told(&mut feedback).await, Feedback::Applied { key, revision });
+}
+
+#[tokio::test]
+async fn a_first_request_without_node_id_or_type_is_refused_by_name() {
+    let (ads, mut feedback, address) = serve(Duration::ZERO).await;
+    ads.open(false);
+    let anonymous = delta(Kind::Cluster, "");
+    let untyped = DeltaDiscoveryRequest { node: node("envoy-0"), ..DeltaDiscoveryRequest::default() };
+    for (request, field) in [(anonymous, "node.id"), (untyped, "type_url")] {
+        let requests = tokio_stream::once(request);
+        let mut responses = client(address).await.delta_aggregated_resources(requests).await.unwrap().into_inner();
+        let refused = responses.message().await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+        assert!(refused.message().contains(field), "{refused}");
+    }
+    connected(&mut feedback, 0).await;
+    let key = Key::new(Kind::Cluster, "c");
+    let revision = ads.publish(vec![], vec![key.clone()]).unwrap();
+    assert_eq!(told(&mut feedback).await, Feedback::Applied { key: key.clone(), revision });
+    assert_eq!(told(&mut feedback).await, Feedback::Released { key, revision });
+}
+
+#[tokio::test]
+async fn a_lost_stream_is_waited_for_only_as_long_as_the_grace() {
+    let (ads, mut feedback, address) = serve(Duration::from_millis(200)).await;
+    ads.open(false);
+    let key = Key::new(Kind::Cluster, "c");
+    let (requests, outgoing) = mpsc::channel(8);
+    requests.send(DeltaDiscoveryRequest { node: node("envoy-0"), ..delta(Kind::Cluster, "") }).await.unwrap();
+    let mut client = client(address).await;
+    let mut responses = client.delta_aggregated_resources(ReceiverStream::new(outgoing)).await.unwrap().into_inner();
+    let first = responses.message().await.unwrap().unwrap();
+    assert_eq!(first.resources.len(), 0, "answered although there is nothing");
+    drop((requests, responses, client));
+    connected(&mut feedback, 0).await;
+    let began = tokio::time::Instant::now();
+    let revision = ads.publish(vec![Change::Put(resource(Kind::Cluster, "c", "1"))], vec![key.clone()]).unwrap();
+    assert_eq!(told(&mut feedback).await, Feedback::Applied { key: key.clone(), revision });
+    assert!(began.elapsed() < Duration::from_millis(150));
+    assert_eq!(told(&mut feedback).await, Feedback::Released { key, revision });
+}
