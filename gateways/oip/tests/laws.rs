@@ -93,6 +93,22 @@ proptest! {
     }
 
     #[test]
+    fn numbers_in_any_spelling_are_read_as_std_reads_them(
+        texts in vec("-?(0|[1-9][0-9]{0,18})(\\.[0-9]{1,20})?([eE][-+]?[0-9]{1,2})?", 1..20),
+    ) {
+        let raw32 = texts.iter().map(|text| text.parse::<f32>().expect("a number"));
+        prop_assume!(raw32.clone().all(f32::is_finite));
+        let raw32: Vec<u8> = raw32.flat_map(f32::to_le_bytes).collect();
+        let raw64: Vec<u8> = texts.iter().flat_map(|text| text.parse::<f64>().expect("a number").to_le_bytes()).collect();
+        for (datatype, raw) in [("FP32", raw32), ("FP64", raw64)] {
+            let data = texts.join(",");
+            let body = format!(r#"{{"inputs":[{{"name":"x","shape":[{}],"datatype":"{datatype}","data":[{data}]}}]}}"#, texts.len());
+            let request = InferRequest::from_json(&body.into(), None).expect("valid");
+            prop_assert_eq!(request.inputs[0].data(), &TensorData::Raw(raw.into()), "{} {}", datatype, data);
+        }
+    }
+
+    #[test]
     fn any_bytes_are_read_without_a_crash(body in vec(any::<u8>(), 0..200), length in proptest::option::of(0_usize..250)) {
         let body = Bytes::from(body);
         let _ = InferRequest::from_json(&body, length);

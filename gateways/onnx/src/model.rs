@@ -36,6 +36,10 @@ const MAX_WAITING: usize = 4096;
 /// A run that recently took less than this is done where the request is read: handing it to another thread and back
 /// costs about as much. One such run delays its neighbours by no more than a busy poll would.
 const INLINE_LIMIT: Duration = Duration::from_micros(100);
+/// Files larger than this are not looked into, and their models never run inline.
+const INLINE_FILE_BYTES: u64 = 16 * 1024 * 1024;
+/// Operators whose work depends on the values of the inputs, as a model file spells them: field 4 of a node.
+const LOOPS: [&[u8]; 3] = [b"\x22\x04Loop", b"\x22\x04Scan", b"\x22\x0aBeamSearch"];
 /// How much larger than one that was fast a request may be and still count as fast.
 const INLINE_GROWTH: usize = 4;
 
@@ -81,7 +85,7 @@ impl Model {
             sessions: Mutex::new(sessions),
             permits: Arc::new(Semaphore::new(instances)),
             waiting: AtomicUsize::new(0),
-            pace: Pace::default(),
+            pace: Pace::new(has_steady_cost(file)),
         })
     }
 
@@ -229,20 +233,21 @@ impl Drop for Waiting<'_> {
 /// How long recent runs took: the slowest, forgotten slowly; and the largest request that was fast.
 #[derive(Debug)]
 struct Pace {
+    /// Whether requests of one size take about the same time.
+    has_steady_cost: bool,
     slowest: AtomicU64,
     fast_size: AtomicUsize,
 }
 
-impl Default for Pace {
-    fn default() -> Self {
-        Self { slowest: AtomicU64::new(u64::MAX), fast_size: AtomicUsize::new(0) }
-    }
-}
-
 impl Pace {
+    fn new(has_steady_cost: bool) -> Self {
+        Self { has_steady_cost, slowest: AtomicU64::new(u64::MAX), fast_size: AtomicUsize::new(0) }
+    }
+
     fn is_fast(&self, size: usize) -> bool {
         let limit = self.fast_size.load(Ordering::Relaxed).saturating_mul(INLINE_GROWTH);
-        u128::from(self.slowest.load(Ordering::Relaxed)) < INLINE_LIMIT.as_nanos() && size <= limit
+        let slowest = u128::from(self.slowest.load(Ordering::Relaxed));
+        self.has_steady_cost && slowest < INLINE_LIMIT.as_nanos() && size <= limit
     }
 
     fn note(&self, took: Duration, size: usize) {
@@ -256,6 +261,13 @@ impl Pace {
             self.fast_size.fetch_max(size, Ordering::Relaxed);
         }
     }
+}
+
+/// Whether the model surely has no loops, whose number of rounds may be an input.
+fn has_steady_cost(file: &Path) -> bool {
+    let is_small = std::fs::metadata(file).is_ok_and(|metadata| metadata.len() <= INLINE_FILE_BYTES);
+    let Some(content) = is_small.then(|| std::fs::read(file).ok()).flatten() else { return false };
+    !LOOPS.iter().any(|name| content.windows(name.len()).any(|window| window == *name))
 }
 
 /// A session as cheap as it gets: no arena, no threads of its own unless asked for, and none that spin.

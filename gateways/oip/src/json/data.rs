@@ -191,14 +191,24 @@ fn integer<T: Integer>(token: Token<'_>) -> Result<T, ()> {
     T::try_from(value as i128).map_err(|_| ())
 }
 
-/// The floating-point types that std reads exactly.
+/// The floating-point types; std reads them exactly, and short numbers are read exactly without it.
 trait Float: std::str::FromStr + Copy {
     fn is_infinite(self) -> bool;
+    /// The number nearest to a decimal of which `value` is the nearest double; `None` where that cannot be told.
+    fn from_nearest(value: f64) -> Option<Self>;
     const SPECIAL: [Self; 3];
 }
 impl Float for f32 {
     fn is_infinite(self) -> bool {
         self.is_infinite()
+    }
+    fn from_nearest(value: f64) -> Option<Self> {
+        // Rounding twice goes wrong only when the first result lies half-way between two floats.
+        const CUT_BITS: u64 = (1 << 29) - 1;
+        const HALF: u64 = 1 << 28;
+        let is_normal = value.abs() >= Self::MIN_POSITIVE.into() && value.abs() < Self::MAX.into();
+        #[expect(clippy::cast_possible_truncation, reason = "rounding to the nearest float is what is wanted")]
+        (is_normal && value.to_bits() & CUT_BITS != HALF).then_some(value as Self)
     }
     const SPECIAL: [Self; 3] = [Self::NAN, Self::INFINITY, Self::NEG_INFINITY];
 }
@@ -206,12 +216,18 @@ impl Float for f64 {
     fn is_infinite(self) -> bool {
         self.is_infinite()
     }
+    fn from_nearest(value: f64) -> Option<Self> {
+        Some(value)
+    }
     const SPECIAL: [Self; 3] = [Self::NAN, Self::INFINITY, Self::NEG_INFINITY];
 }
 
 fn float<T: Float>(token: Token<'_>) -> Result<T, ()> {
     match token {
         Token::Word(text) => {
+            if let Some(value) = short_decimal(text.as_bytes()).and_then(T::from_nearest) {
+                return Ok(value);
+            }
             let value: T = text.parse().map_err(|_| ())?;
             // A number beyond the type's range becomes infinite.
             if value.is_infinite() { Err(()) } else { Ok(value) }
@@ -226,6 +242,37 @@ fn float<T: Float>(token: Token<'_>) -> Result<T, ()> {
             }
         }
     }
+}
+
+/// Powers of ten that a double holds exactly.
+const POWERS: [f64; 23] = [
+    1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20,
+    1e21, 1e22,
+];
+/// Whole numbers up to here are exact in a double.
+const MAX_MANTISSA: u64 = 1 << 53;
+
+/// The double nearest to a number without exponent whose digits and power of ten are both exact in a double: then one
+/// division rounds once. `None` for all others.
+fn short_decimal(text: &[u8]) -> Option<f64> {
+    let (negative, digits) = match text {
+        [b'-', rest @ ..] => (true, rest),
+        _ => (false, text),
+    };
+    let mut mantissa = 0_u64;
+    let mut point = None;
+    for (index, byte) in digits.iter().enumerate() {
+        match byte {
+            b'0'..=b'9' if mantissa <= MAX_MANTISSA => mantissa = mantissa * 10 + u64::from(byte - b'0'),
+            b'.' if point.is_none() => point = Some(index),
+            _ => return None,
+        }
+    }
+    let fraction = point.map_or(0, |point| digits.len() - point - 1);
+    let power = POWERS.get(fraction)?;
+    #[expect(clippy::cast_precision_loss, reason = "checked: the number is exact")]
+    let value = (mantissa <= MAX_MANTISSA && !digits.is_empty()).then(|| mantissa as f64 / power)?;
+    Some(if negative { -value } else { value })
 }
 
 fn string(token: Token<'_>, body: &Bytes) -> Result<Bytes, ()> {

@@ -30,8 +30,8 @@ impl InferRequest {
     /// No JSON (with line and column), or everything that is wrong with the fields.
     pub fn from_json(body: &Bytes, json_length: Option<usize>) -> Result<Self, Error> {
         let (json, binary) = split(body, json_length)?;
-        let wire: Wire = parse(&json)?;
         let mut violations = Violations::default();
+        let wire = parse(&json, &mut violations)?;
         let mut reader = Reader { body: &json, binary, violations: &mut violations };
         if wire.inputs.is_none() {
             reader.violations.add("inputs", Problem::Missing);
@@ -58,8 +58,8 @@ impl InferResponse {
     /// No JSON (with line and column), or everything that is wrong with the fields.
     pub fn from_json(body: &Bytes, json_length: Option<usize>) -> Result<Self, Error> {
         let (json, binary) = split(body, json_length)?;
-        let wire: Wire = parse(&json)?;
         let mut violations = Violations::default();
+        let wire = parse(&json, &mut violations)?;
         let mut reader = Reader { body: &json, binary, violations: &mut violations };
         if wire.outputs.is_none() {
             reader.violations.add("outputs", Problem::Missing);
@@ -121,9 +121,11 @@ impl Metadata {
 }
 
 /// A message whose fields are still text. `null` counts as absent, as clients that serialise empty fields write it.
+///
+/// `L` is a list of tensors, or the text of it when something is wrong with the list.
 #[derive(Deserialize)]
-#[serde(expecting = "an object")]
-struct Wire<'a> {
+#[serde(expecting = "an object", bound(deserialize = "L: Deserialize<'de>"))]
+struct Wire<'a, L> {
     #[serde(borrow, default)]
     model_name: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -132,11 +134,17 @@ struct Wire<'a> {
     id: Option<&'a RawValue>,
     #[serde(borrow, default)]
     parameters: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    inputs: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    outputs: Option<&'a RawValue>,
+    #[serde(default = "none")]
+    inputs: Option<L>,
+    #[serde(default = "none")]
+    outputs: Option<L>,
 }
+
+fn none<L>() -> Option<L> {
+    None
+}
+
+type Tensors<'a> = Vec<TensorWire<'a>>;
 
 #[derive(Deserialize)]
 #[serde(expecting = "an object")]
@@ -164,8 +172,33 @@ fn split(body: &Bytes, json_length: Option<usize>) -> Result<(Bytes, Bytes), Err
     }
 }
 
-fn parse<'a>(json: &'a [u8]) -> Result<Wire<'a>, Error> {
-    serde_json::from_slice(json).map_err(json_error)
+/// Reads the message in one pass; when that fails, once more to say what is wrong with its lists.
+fn parse<'a>(json: &'a [u8], violations: &mut Violations) -> Result<Wire<'a, Tensors<'a>>, Error> {
+    if let Ok(wire) = serde_json::from_slice(json) {
+        return Ok(wire);
+    }
+    let wire: Wire<'_, &RawValue> = serde_json::from_slice(json).map_err(json_error)?;
+    Ok(Wire {
+        model_name: wire.model_name,
+        model_version: wire.model_version,
+        id: wire.id,
+        parameters: wire.parameters,
+        inputs: wire.inputs.map(|list| read_list("inputs", list, violations)),
+        outputs: wire.outputs.map(|list| read_list("outputs", list, violations)),
+    })
+}
+
+fn read_list<'a>(list: &str, raw: &'a RawValue, violations: &mut Violations) -> Tensors<'a> {
+    serde_json::from_str(raw.get()).unwrap_or_else(|error| {
+        // Syntax was checked before, so this is a type: the first item that is no object, or no list at all.
+        let problem = if raw.get().starts_with('[') {
+            Problem::Json { message: reason(&error) }
+        } else {
+            wrong_type("an array of objects", Some(raw))
+        };
+        violations.add(list, problem);
+        Vec::new()
+    })
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "used as the argument of map_err")]
@@ -208,31 +241,18 @@ impl Reader<'_> {
         self.typed(field, "a string", raw)
     }
 
-    fn list<'v, T: Deserialize<'v>>(&mut self, list: &str, raw: Option<&'v RawValue>) -> Vec<T> {
-        let Some(raw) = raw else { return Vec::new() };
-        match serde_json::from_str(raw.get()) {
-            Ok(items) => items,
-            Err(error) => {
-                // Syntax was checked before, so this is a type: the first item that is no object, or no list at all.
-                let problem = if raw.get().starts_with('[') {
-                    Problem::Json { message: reason(&error) }
-                } else {
-                    wrong_type("an array of objects", Some(raw))
-                };
-                self.violations.add(list, problem);
-                Vec::new()
-            }
-        }
-    }
-
-    fn tensors(&mut self, list: &str, raw: Option<&RawValue>) -> Vec<Tensor> {
-        let wires: Vec<TensorWire<'_>> = self.list(list, raw);
-        wires.into_iter().enumerate().filter_map(|(index, wire)| self.tensor(list, index, wire)).collect()
-    }
-
-    fn requested(&mut self, raw: Option<&RawValue>) -> Vec<RequestedOutput> {
-        let wires: Vec<TensorWire<'_>> = self.list("outputs", raw);
+    fn tensors(&mut self, list: &str, wires: Option<Tensors<'_>>) -> Vec<Tensor> {
         wires
+            .unwrap_or_default()
+            .into_iter()
+            .enumerate()
+            .filter_map(|(index, wire)| self.tensor(list, index, wire))
+            .collect()
+    }
+
+    fn requested(&mut self, wires: Option<Tensors<'_>>) -> Vec<RequestedOutput> {
+        wires
+            .unwrap_or_default()
             .into_iter()
             .enumerate()
             .filter_map(|(index, wire)| {
