@@ -1,9 +1,14 @@
 //! How a process of this project starts, logs, reports its health and metrics, supervises its tasks and child
-//! processes, and stops. It knows nothing about models, and it decides nothing: callers say what a failure means.
+//! processes, fetches pinned foreign parts, and stops. It knows nothing about models, and it decides nothing: callers
+//! say what a failure means.
 
+pub mod child;
+pub mod health;
 pub mod logging;
+mod process_metrics;
 mod stop;
 mod tasks;
+pub mod wheel;
 
 pub use stop::{Stop, on_signals};
 pub use tasks::{OnError, Tasks, TasksFailed};
