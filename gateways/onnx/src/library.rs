@@ -9,6 +9,7 @@ use std::{
 };
 
 use ort::{environment::Environment, logging::LogLevel};
+use runtime::wheel::{self, Progress, pins::ONNXRUNTIME};
 
 /// The variable that names the library.
 const VARIABLE: &str = "ORT_DYLIB_PATH";
@@ -22,6 +23,8 @@ const FOLDERS: [&str; 6] = [
     "/opt/onnxruntime/lib",
 ];
 const FILE: &str = "libonnxruntime.so";
+/// Where the wheel keeps it.
+const WHEEL_FOLDER: &str = "onnxruntime/capi";
 
 /// Why there is no library, or none that works.
 #[derive(Debug, thiserror::Error)]
@@ -33,11 +36,13 @@ pub enum Error {
         path: PathBuf,
     },
     /// The wheel could not be fetched.
-    #[error("fetch onnx runtime; set {VARIABLE} to the path of libonnxruntime.so to use your own")]
-    Fetch {
-        /// Why.
-        #[source]
-        cause: runtime::wheel::Error,
+    #[error(transparent)]
+    Fetch(#[from] wheel::Error),
+    /// The wheel is not laid out as the pinned one.
+    #[error("the wheel has no {FILE} in {}", .folder.display())]
+    NotInWheel {
+        /// Where it should be.
+        folder: PathBuf,
     },
     /// The file is no library of ONNX Runtime, or too old a one.
     #[error("open onnx runtime: {reason}")]
@@ -55,18 +60,20 @@ pub enum Error {
     },
 }
 
-/// The path of the library, fetched if it has to be.
+/// The path of the library, fetched if it has to be. Blocks.
 ///
 /// # Errors
 /// `$ORT_DYLIB_PATH` is wrong, or the wheel cannot be fetched.
-pub fn find_library(progress: impl FnMut(&str)) -> Result<PathBuf, Error> {
+pub fn find_library(progress: &dyn Fn(Progress)) -> Result<PathBuf, Error> {
     if let Some(path) = std::env::var_os(VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from) {
         return if path.is_file() { Ok(path) } else { Err(Error::NotThere { path }) };
     }
     if let Some(path) = FOLDERS.iter().find_map(|folder| in_folder(Path::new(folder))) {
         return Ok(path);
     }
-    fetch(progress)
+    let wheel = wheel::fetch(&ONNXRUNTIME, progress)?;
+    let folder = wheel.join(WHEEL_FOLDER);
+    in_folder(&folder).ok_or(Error::NotInWheel { folder })
 }
 
 /// The environment every session lives in, opened from `library` by the first caller.
@@ -136,8 +143,4 @@ fn in_folder(folder: &Path) -> Option<PathBuf> {
         name.and_then(|name| name.strip_prefix(FILE)).is_some_and(|version| version.starts_with('.')) && path.is_file()
     });
     versioned.max()
-}
-
-fn fetch(_progress: impl FnMut(&str)) -> Result<PathBuf, Error> {
-    Err(Error::Fetch { cause: runtime::wheel::Error })
 }

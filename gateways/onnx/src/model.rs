@@ -289,7 +289,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_in_one_run_leaves_the_model_usable() {
-        let environment = library::environment(&library::find_library(|_| ()).expect("library")).expect("opens");
+        let environment = library::environment(&library::find_library(&|_| ()).expect("library")).expect("opens");
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../samples/models/slow/model.onnx");
         let model = Model::open(environment, "slow", &file, Sizing { intra_threads: 1, instances: 1 }).expect("loads");
         let model = Arc::new(model);

@@ -203,11 +203,16 @@ impl Repository {
         let (entry, outcome) = match opened {
             Ok(model) => {
                 tracing::info!(model = name, "loaded");
-                (Entry::Ready(Arc::new(model)), Ok(()))
+                (Some(Entry::Ready(Arc::new(model))), Ok(()))
             }
-            Err(error) => (Entry::Failed(error.clone()), Err(error)),
+            // Names without a folder are not kept: anybody can think of any number of them.
+            Err(error @ Error::NoFolder { .. }) => (None, Err(error)),
+            Err(error) => (Some(Entry::Failed(error.clone())), Err(error)),
         };
-        self.entries().insert(name.to_owned(), entry);
+        match entry {
+            Some(entry) => self.entries().insert(name.to_owned(), entry),
+            None => self.entries().remove(name),
+        };
         sender.send_replace(Some(outcome));
     }
 

@@ -96,7 +96,7 @@ pub async fn run(config: Config, listener: TcpListener, stop: Stop) -> Result<()
     let environment = tokio::task::spawn_blocking(move || {
         let library = match library {
             Some(library) => library,
-            None => library::find_library(|line| tracing::info!("{line}"))?,
+            None => library::find_library(&|progress| tracing::info!("{progress}"))?,
         };
         library::environment(&library)
     })

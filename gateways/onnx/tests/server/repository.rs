@@ -86,6 +86,7 @@ async fn a_model_that_does_not_load_says_why() {
     let index = server.post("/v2/repository/index", "").await.json();
     let garbage = index.as_array().expect("a list").iter().find(|model| model["name"] == "garbage").expect("listed");
     assert_eq!(garbage["state"], "UNAVAILABLE");
+    assert!(!index.as_array().expect("a list").iter().any(|model| model["name"] == "nosuch"));
     assert!(garbage["reason"].as_str().expect("text").contains("is no model onnx runtime can load"));
     // Mended, it loads.
     server.add_file("garbage/model.onnx", &iris);
