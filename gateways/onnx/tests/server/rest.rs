@@ -5,6 +5,10 @@ use http::{HeaderValue, Method, StatusCode};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use oip::{InferRequest, InferResponse, TextStyle};
 use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use crate::harness::{DEADLINE, IRIS, SAMPLES, Server, data, identity_body};
 
@@ -233,21 +237,35 @@ async fn a_body_beyond_the_limit_is_refused() {
     server.post("/v2/repository/models/iris/load", "").await;
     let body = format!("{IRIS}{}", " ".repeat(LIMIT - IRIS.len()));
     assert_eq!(server.post("/v2/models/iris/infer", body.clone()).await.status, StatusCode::OK);
-    let answer = server.post("/v2/models/iris/infer", body + " ").await;
-    assert_eq!(answer.error(), (413, "message is larger than the limit of 100000 bytes".to_owned()));
+    let over_http2 = Client::builder(TokioExecutor::new()).http2_only(true).build_http();
+    for size in [LIMIT + 1, 100 * LIMIT] {
+        let body = Bytes::from(" ".repeat(size));
+        let refused = (413, "message is larger than the limit of 100000 bytes".to_owned());
+        assert_eq!(server.post("/v2/models/iris/infer", body.clone()).await.error(), refused);
+        let request = server.request(Method::POST, "/v2/models/iris/infer", body);
+        assert_eq!(server.send_by(&over_http2, request).await.error(), refused);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_running_request_is_answered_before_the_server_stops() {
-    let mut server = Server::with(&["slow"]).await;
-    let body = r#"{"inputs":[{"name":"rounds","shape":[1],"datatype":"INT64","data":[20000]}]}"#;
-    let request = server.request(Method::POST, "/v2/models/slow/infer", body.into());
-    let (answer, ()) = tokio::join!(server.send(request), async {
-        // The request is on its way once the server answers another one on a second connection.
-        server.get("/v2/health/live").await;
-        server.stop.request();
-    });
-    assert_eq!(answer.status, StatusCode::OK);
+    let mut server = Server::with(&["iris"]).await;
+    let mut stream = TcpStream::connect(server.address).await.expect("connected");
+    let head = format!(
+        "POST /v2/models/iris/infer HTTP/1.1\r\nhost: iris\r\nexpect: 100-continue\r\ncontent-length: {}\r\n\r\n",
+        IRIS.len()
+    );
+    stream.write_all(head.as_bytes()).await.expect("sent");
+    // The server asks for the body when the request is being answered.
+    let mut asked = [0; 25];
+    stream.read_exact(&mut asked).await.expect("asked");
+    assert_eq!(&asked, b"HTTP/1.1 100 Continue\r\n\r\n");
+    server.stop.request();
+    stream.write_all(IRIS.as_bytes()).await.expect("sent");
+    let mut answer = String::new();
+    let read = tokio::time::timeout(DEADLINE, stream.read_to_string(&mut answer)).await;
+    read.expect("in time").expect("an answer and the end of the connection");
+    assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains(r#""data":[1,0]"#), "{answer}");
     let ended = tokio::time::timeout(DEADLINE, &mut server.running).await.expect("in time");
     assert!(ended.expect("no panic").is_ok());
 }
