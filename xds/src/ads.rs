@@ -13,9 +13,10 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
 use crate::gate::{Feedback, Gate, StreamId};
+use crate::message::{Mode, Tailor};
 use crate::resource::{Change, Key, Kind, Revision};
 use crate::service::Service;
-use crate::session::{Counters, KindStatus, Mode, Tailor};
+use crate::session::{Counters, KindStatus};
 use crate::table::{Dangling, Table};
 use crate::time::Time;
 
@@ -206,7 +207,7 @@ async fn tell(shared: Weak<Shared>, wake: Arc<Notify>, owner: mpsc::Sender<Feedb
         };
         for feedback in told {
             if owner.send(feedback).await.is_err() {
-                return;
+                break;
             }
         }
         let timer = async {
@@ -218,7 +219,12 @@ async fn tell(shared: Weak<Shared>, wake: Arc<Notify>, owner: mpsc::Sender<Feedb
         tokio::select! {
             () = wake.notified() => {}
             () = timer => {}
-            () = owner.closed() => return,
+            () = owner.closed() => {
+                if let Some(shared) = shared.upgrade() {
+                    shared.gate().mute();
+                }
+                return;
+            }
         }
     }
 }

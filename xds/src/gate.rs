@@ -100,6 +100,7 @@ pub struct Gate {
     newest_stream: StreamId,
     outbox: VecDeque<Feedback>,
     rejections: usize,
+    muted: bool,
 }
 
 impl Gate {
@@ -117,6 +118,7 @@ impl Gate {
             newest_stream: UNKNOWN,
             outbox: VecDeque::new(),
             rejections: 0,
+            muted: false,
         };
         gate.lose_unknown(Time::NEVER);
         gate
@@ -250,7 +252,7 @@ impl Gate {
         }
         self.rejections += 1;
         let Rejection { key, version, message } = rejection;
-        self.outbox.push_back(Feedback::Rejected { key, version, node: node.to_owned(), message });
+        self.tell(Feedback::Rejected { key, version, node: node.to_owned(), message });
     }
 
     #[must_use]
@@ -298,12 +300,30 @@ impl Gate {
         bound.into_iter().chain(lost).chain(lagging).filter(|at| *at != Time::NEVER).min()
     }
 
+    /// Nobody listens any more: feedback is not kept.
+    pub fn mute(&mut self) {
+        self.muted = true;
+        self.outbox.clear();
+    }
+
+    /// Whether there is something to tell before anything is due.
+    #[must_use]
+    pub fn has_news(&self) -> bool {
+        !self.outbox.is_empty()
+    }
+
+    fn tell(&mut self, feedback: Feedback) {
+        if !self.muted {
+            self.outbox.push_back(feedback);
+        }
+    }
+
     fn tell_connected(&mut self) {
         let told = Feedback::Connected { streams: self.streams.len() };
         match self.outbox.back_mut() {
             Some(last @ Feedback::Connected { .. }) => *last = told,
             Some(Feedback::Applied { .. } | Feedback::Released { .. } | Feedback::Rejected { .. }) | None => {
-                self.outbox.push_back(told);
+                self.tell(told);
             }
         }
     }
@@ -389,16 +409,18 @@ impl Gate {
             return;
         }
         let revision = waiting.revision;
-        if !waiting.told_applied {
-            if waiting.acks == 0 && waiting.refusals > 0 {
-                self.unwatch(key);
-                return;
-            }
-            waiting.told_applied = true;
-            self.outbox.push_back(Feedback::Applied { key: key.clone(), revision });
+        let told_before = waiting.told_applied;
+        if !told_before && waiting.acks == 0 && waiting.refusals > 0 {
+            self.unwatch(key);
+            return;
         }
-        if waiting.released_by.is_empty() {
-            self.outbox.push_back(Feedback::Released { key: key.clone(), revision });
+        waiting.told_applied = true;
+        let is_released = waiting.released_by.is_empty();
+        if !told_before {
+            self.tell(Feedback::Applied { key: key.clone(), revision });
+        }
+        if is_released {
+            self.tell(Feedback::Released { key: key.clone(), revision });
             self.waiting.remove(key);
         }
     }

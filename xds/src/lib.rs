@@ -8,6 +8,7 @@
 
 mod ads;
 mod gate;
+mod message;
 mod resource;
 mod service;
 mod session;
@@ -18,11 +19,10 @@ mod wire;
 
 pub use ads::{Ads, Config, StreamStatus};
 pub use gate::{Feedback, Gate, Progress, StreamId};
+pub use message::{Ask, Mode, Node, Nonce, Request, Response, Tailor};
 pub use resource::{Change, Key, Kind, Name, Resource, Revision, Version, Visibility};
 pub use service::Service;
-pub use session::{
-    Ask, Behind, Counters, KindStatus, Mode, Node, Nonce, Rejection, Request, Response, Session, Standing, Tailor,
-};
+pub use session::{Behind, Counters, KindStatus, Rejection, Session, Standing};
 pub use subscription::{Interest, Moves, TooManyNames};
 pub use table::{Dangling, Table};
 pub use time::Time;

@@ -17,8 +17,9 @@ use tonic::{Status, Streaming};
 
 use crate::ads::{Shared, StreamStatus};
 use crate::gate::{Progress, StreamId};
+use crate::message::{Mode, Node, Request, Response};
 use crate::resource::Kind;
-use crate::session::{Request, Response, Session, Standing};
+use crate::session::{Session, Standing};
 use crate::wire::{self, Delta, Sotw, Wire};
 
 #[derive(Clone, Debug)]
@@ -171,7 +172,7 @@ struct Joined {
 }
 
 impl Joined {
-    fn new(shared: Arc<Shared>, mode: crate::session::Mode, node: crate::session::Node) -> Self {
+    fn new(shared: Arc<Shared>, mode: Mode, node: Node) -> Self {
         let id = shared.next_stream();
         tracing::info!(stream = id.0, node = %node.id, ?mode, "stream opened");
         shared.gate().connect(id, node.id.clone());
@@ -215,8 +216,11 @@ impl Joined {
             gate.reject(node, rejection);
         }
         gate.report(self.id, progress, standings);
+        let news = gate.has_news();
         drop(gate);
-        self.shared.wake();
+        if news {
+            self.shared.wake();
+        }
         Ok(responses)
     }
 

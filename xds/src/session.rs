@@ -18,155 +18,21 @@
 //! - *bisect*: a refused response is sent again in halves until the culprit is alone; that one is quarantined.
 
 mod lane;
+mod readiness;
+mod status;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use envoy_types::pb::envoy::service::runtime::v3::Runtime;
-use envoy_types::pb::google::protobuf::Struct;
-use prost::Message;
-
+use crate::message::{Ask, Mode, Node, Nonce, Request, Response, Tailor};
 use crate::resource::{Key, Kind, Name, Resource, Revision, Version, Visibility};
 use crate::subscription::TooManyNames;
 use crate::table::Table;
 use crate::time::Time;
 use lane::{Inflight, Lane, Why};
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    Sotw,
-    Delta,
-}
-
-/// Who the client says it is. Several streams may say the same.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Node {
-    pub id: String,
-    pub cluster: String,
-    pub metadata: Struct,
-}
-
-type Rewrite = dyn Fn(&Node, &Resource) -> Option<Resource> + Send + Sync;
-
-/// Pure rewrite of single resources for one node, for instance the port of a listener. `None` leaves it as it is.
-#[derive(Clone)]
-pub struct Tailor {
-    pub kinds: Vec<Kind>,
-    pub rewrite: Arc<Rewrite>,
-}
-
-impl fmt::Debug for Tailor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tailor").field("kinds", &self.kinds).finish_non_exhaustive()
-    }
-}
-
-/// One counter for each stream over all kinds, so that an ACK under the wrong kind is seen to be stale.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Nonce(u64);
-
-impl Nonce {
-    /// A nonce that this server never gave.
-    pub const FOREIGN: Nonce = Nonce(u64::MAX);
-
-    /// `None` for the empty text of a request that answers nothing.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Nonce> {
-        (!text.is_empty()).then(|| text.parse().map_or(Nonce::FOREIGN, Nonce))
-    }
-}
-
-impl fmt::Display for Nonce {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Request {
-    pub kind: Kind,
-    pub nonce: Option<Nonce>,
-    /// The response of `nonce` was refused, with this message.
-    pub error: Option<String>,
-    pub ask: Ask,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ask {
-    Sotw {
-        names: Vec<Name>,
-    },
-    Delta {
-        subscribe: Vec<Name>,
-        unsubscribe: Vec<Name>,
-        /// `None` is a version that none of ours can equal.
-        initial: HashMap<Name, Option<Version>>,
-    },
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Response {
-    pub kind: Kind,
-    pub nonce: Nonce,
-    /// The revision of the kind; for people, no rule looks at it.
-    pub revision: Revision,
-    pub resources: Vec<Arc<Resource>>,
-    pub removed: Vec<Name>,
-}
-
-/// A client refused a resource.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rejection {
-    pub key: Key,
-    /// `None`: its removal.
-    pub version: Option<Version>,
-    pub message: String,
-}
-
-/// How a stream stands with the latest change of a resource.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    Applied(Revision),
-    Rejected(Revision),
-    /// The stream does not want it.
-    Foreign,
-    Outstanding,
-}
-
-/// The stream did not read for so long that removals it needs are forgotten; it must reconnect and list what it has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the stream fell too far behind the changes of {kind:?}; reconnect with initial_resource_versions")]
-pub struct Behind {
-    pub kind: Kind,
-}
-
-/// What a stream did since it began.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    pub responses: u64,
-    pub resources: u64,
-    pub acks: u64,
-    pub nacks: u64,
-    pub last_error: Option<String>,
-}
-
-/// Where a stream is with one kind.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KindStatus {
-    pub kind: Kind,
-    pub wildcard: bool,
-    pub names: usize,
-    pub cursor: Revision,
-    /// The table as of here is applied; `None` before the first sync.
-    pub settled: Option<Revision>,
-    pub in_flight: usize,
-    pub pending: usize,
-    pub held: usize,
-    pub quarantined: usize,
-}
+use readiness::Verdict;
+pub use status::{Behind, Counters, KindStatus, Rejection, Standing};
 
 #[derive(Debug)]
 pub struct Session {
@@ -177,6 +43,8 @@ pub struct Session {
     lanes: [Option<Lane>; Kind::COUNT],
     /// Clusters whose current life was ACKed here, with the time of the first ACK.
     clusters: BTreeMap<Name, Time>,
+    /// The version of each cluster the client has or was sent last.
+    told: BTreeMap<Name, Version>,
     /// Endpoints ACKed here since their cluster was added.
     endpoints: BTreeSet<Name>,
     /// Clusters sent here whose endpoints the client had not asked for.
@@ -202,13 +70,6 @@ impl Batch {
     }
 }
 
-enum Verdict {
-    Put(Arc<Resource>),
-    Remove,
-    Hold,
-    Skip,
-}
-
 impl Session {
     #[must_use]
     pub fn new(mode: Mode, node: Node, patience: Duration, tailor: Option<Tailor>) -> Self {
@@ -219,6 +80,7 @@ impl Session {
             tailor,
             lanes: [const { None }; Kind::COUNT],
             clusters: BTreeMap::new(),
+            told: BTreeMap::new(),
             endpoints: BTreeSet::new(),
             owed: BTreeSet::new(),
             resumed_at: None,
@@ -400,6 +262,11 @@ impl Session {
             lane.pending.entry(name).or_insert(why);
         }
         for name in equal {
+            if lane.kind == Kind::Cluster
+                && let Some(Some(version)) = initial.get(&name)
+            {
+                self.told.insert(name.clone(), *version);
+            }
             if lane.kind == Kind::Endpoints && self.owed_no_more(lane.kind, &name) {
                 lane.pending.insert(name, Why::Again);
             } else if !lane.pending.contains_key(&name) {
@@ -459,6 +326,7 @@ impl Session {
         match kind {
             Kind::Cluster => {
                 self.clusters.remove(name);
+                self.told.remove(name);
                 self.endpoints.remove(name);
                 self.owed.remove(name);
             }
@@ -573,113 +441,6 @@ impl Session {
         }
     }
 
-    fn judge(&self, lane: &Lane, name: &Name, why: Option<Why>, table: &Table, now: Time) -> Verdict {
-        let entry = table.entry(lane.kind, name);
-        let visibility = entry.map_or(Visibility::Wildcard, |entry| entry.visibility());
-        if !lane.interest.wants(name, visibility) {
-            // Dropped by name under a wildcard that does not show it: the client is told that it is gone.
-            return if why == Some(Why::Asked) { Verdict::Remove } else { Verdict::Skip };
-        }
-        let refused = lane.quarantine.get(name);
-        if let Some(resource) = self.current(lane.kind, name, table) {
-            if refused == Some(&Some(resource.version())) {
-                return Verdict::Skip;
-            }
-            let met = resource.required().iter().all(|key| self.is_met(key, table, now));
-            return if met { Verdict::Put(resource) } else { Verdict::Hold };
-        }
-        if refused == Some(&None) {
-            return Verdict::Skip;
-        }
-        let since = lane.held.get(name).copied().or(entry.map(|entry| entry.revision)).unwrap_or(table.revision());
-        let waits = lane.kind.is_referred_to() && why != Some(Why::Asked) && !self.may_break(since, now);
-        if waits { Verdict::Hold } else { Verdict::Remove }
-    }
-
-    /// The resource as this stream sees it.
-    fn current(&self, kind: Kind, name: &Name, table: &Table) -> Option<Arc<Resource>> {
-        match table.live(kind, name) {
-            // Envoy that was sent a cluster and lost the stream before its endpoints is still warming it, and lists the
-            // old endpoints when it comes back. So the version of endpoints depends on that of their cluster.
-            Some(resource) if kind == Kind::Endpoints => {
-                let endpoints = self.tailored(resource);
-                let cluster = self.current(Kind::Cluster, name, table);
-                Some(match cluster {
-                    Some(cluster) => Arc::new(endpoints.with_version(endpoints.version().under(cluster.version()))),
-                    None => endpoints,
-                })
-            }
-            Some(resource) => Some(self.tailored(resource)),
-            // A bootstrap with a runtime layer that nobody answers holds Envoy up for 15 s.
-            None if kind == Kind::Runtime => {
-                let runtime = Runtime { name: name.to_string(), layer: Some(Struct::default()) };
-                Some(Arc::new(Resource::new(kind, name.clone(), Bytes::from(runtime.encode_to_vec()))))
-            }
-            None => None,
-        }
-    }
-
-    fn tailored(&self, resource: &Arc<Resource>) -> Arc<Resource> {
-        let tailor = self.tailor.as_ref().filter(|tailor| tailor.kinds.contains(&resource.kind()));
-        match tailor.and_then(|tailor| (tailor.rewrite)(&self.node, resource)) {
-            Some(rewritten) => Arc::new(resource.with_body(rewritten.body().clone())),
-            None => Arc::clone(resource),
-        }
-    }
-
-    /// Whether a requirement is usable on this stream. One of the kind that is being built counts as met.
-    fn is_met(&self, key: &Key, table: &Table, now: Time) -> bool {
-        let Some(lane) = &self.lanes[key.kind.index()] else { return true };
-        let visibility = table.entry(key.kind, &key.name).map_or(Visibility::Wildcard, |entry| entry.visibility());
-        if !lane.interest.wants(&key.name, visibility) {
-            return true;
-        }
-        match key.kind {
-            Kind::Cluster => {
-                let Some(acked_at) = self.clusters.get(&key.name) else { return false };
-                table.live(Kind::Endpoints, &key.name).is_none()
-                    || self.endpoints.contains(&key.name)
-                    || (!self.asks_endpoints(&key.name) && now >= acked_at.after(self.patience))
-            }
-            Kind::Endpoints | Kind::Listener | Kind::ScopedRoute | Kind::Route | Kind::Secret | Kind::Runtime => {
-                matches!(self.standing(key, table), Standing::Applied(_) | Standing::Foreign)
-            }
-        }
-    }
-
-    fn asks_endpoints(&self, name: &Name) -> bool {
-        let lane = self.lanes[Kind::Endpoints.index()].as_ref();
-        lane.is_some_and(|lane| lane.interest.wants(name, Visibility::Wildcard))
-    }
-
-    /// Whether everything that may name a cluster is applied as of this revision. A client that came back with routes
-    /// asks for clusters first: until it asks for routes too, or `patience` passed, its old routes count.
-    fn may_break(&self, since: Revision, now: Time) -> bool {
-        let asks_routes = [Kind::ScopedRoute, Kind::Route].iter().any(|kind| self.lanes[kind.index()].is_some());
-        let resuming = self.resumed_at.is_some_and(|at| now < at.after(self.patience));
-        (asks_routes || !resuming)
-            && Kind::REFERRING
-                .iter()
-                .filter_map(|kind| self.lanes[kind.index()].as_ref())
-                .all(|lane| lane.settled.is_some_and(|settled| settled >= since))
-    }
-
-    /// The first answer of a wildcard is whole: it waits for all that its resources require, but not for ever.
-    fn must_wait(&self, lane: &Lane, table: &Table, now: Time) -> bool {
-        let Some(since) = lane.whole_since else { return false };
-        let unmet = |resource: &Arc<Resource>| {
-            lane.interest.wants(resource.name(), resource.visibility())
-                && resource.required().iter().any(|key| !self.is_met(key, table, now))
-        };
-        now < since.after(self.patience) && table.iter(lane.kind).any(unmet)
-    }
-
-    fn next_patience(&self, now: Time) -> Time {
-        let waiting = self.clusters.iter().filter(|(name, _)| !self.endpoints.contains(*name));
-        let times = waiting.map(|(_, acked_at)| *acked_at).chain(self.resumed_at);
-        times.map(|at| at.after(self.patience)).filter(|at| *at > now).min().unwrap_or(Time::NEVER)
-    }
-
     fn send(&mut self, lane: &mut Lane, batch: Batch, settles: Option<Revision>, table: &Table) -> Response {
         self.nonce += 1;
         let nonce = Nonce(self.nonce);
@@ -713,6 +474,7 @@ impl Session {
     fn clusters_sent(&mut self, batch: &Batch) {
         for resource in &batch.puts {
             let name = resource.name();
+            self.told.insert(name.clone(), resource.version());
             if !self.clusters.contains_key(name) {
                 // A new life of the cluster: endpoints of the one before do not count.
                 self.endpoints.remove(name);

@@ -7,8 +7,8 @@ use envoy_types::pb::envoy::service::discovery::v3::{
 use envoy_types::pb::google::protobuf::Any;
 use envoy_types::pb::google::rpc::Status as WireStatus;
 
+use crate::message::{Ask, Mode, Node, Nonce, Request, Response};
 use crate::resource::{Kind, Name, Resource, Version};
-use crate::session::{Ask, Mode, Node, Nonce, Request, Response};
 
 /// What of a client's error text is kept: Envoy repeats whole resources in some of them.
 const MAX_ERROR_BYTES: usize = 4 << 10;

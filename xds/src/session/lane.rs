@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-use super::{Mode, Nonce};
+use crate::message::{Mode, Nonce};
 use crate::resource::{Kind, Name, Resource, Revision, Version};
 use crate::subscription::Interest;
 use crate::time::Time;

@@ -1,0 +1,132 @@
+//! What may be sent to this client now: requirements, order of removal, patience, what it refused.
+//!
+//! Not here: what is sent and when. Reads the session, changes nothing.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use envoy_types::pb::envoy::service::runtime::v3::Runtime;
+use envoy_types::pb::google::protobuf::Struct;
+use prost::Message;
+
+use super::lane::{Lane, Why};
+use super::{Session, Standing};
+use crate::resource::{Key, Kind, Name, Resource, Revision, Visibility};
+use crate::table::Table;
+use crate::time::Time;
+
+pub(super) enum Verdict {
+    Put(Arc<Resource>),
+    Remove,
+    Hold,
+    Skip,
+}
+
+impl Session {
+    pub(super) fn judge(&self, lane: &Lane, name: &Name, why: Option<Why>, table: &Table, now: Time) -> Verdict {
+        let entry = table.entry(lane.kind, name);
+        let visibility = entry.map_or(Visibility::Wildcard, |entry| entry.visibility());
+        if !lane.interest.wants(name, visibility) {
+            // Dropped by name under a wildcard that does not show it: the client is told that it is gone.
+            return if why == Some(Why::Asked) { Verdict::Remove } else { Verdict::Skip };
+        }
+        let refused = lane.quarantine.get(name);
+        if let Some(resource) = self.current(lane.kind, name, table) {
+            if refused == Some(&Some(resource.version())) {
+                return Verdict::Skip;
+            }
+            let met = resource.required().iter().all(|key| self.is_met(key, table, now));
+            return if met { Verdict::Put(resource) } else { Verdict::Hold };
+        }
+        if refused == Some(&None) {
+            return Verdict::Skip;
+        }
+        let since = lane.held.get(name).copied().or(entry.map(|entry| entry.revision)).unwrap_or(table.revision());
+        let waits = lane.kind.is_referred_to() && why != Some(Why::Asked) && !self.may_break(since, now);
+        if waits { Verdict::Hold } else { Verdict::Remove }
+    }
+
+    /// The resource as this stream sees it.
+    pub(super) fn current(&self, kind: Kind, name: &Name, table: &Table) -> Option<Arc<Resource>> {
+        match table.live(kind, name) {
+            // Envoy that was sent a cluster and lost the stream before its endpoints is still warming it, and lists the
+            // old endpoints when it comes back. So endpoints have a version of their own under each version of their
+            // cluster: the one this client was told.
+            Some(resource) if kind == Kind::Endpoints => {
+                let endpoints = self.tailored(resource);
+                Some(match self.told.get(name) {
+                    Some(cluster) => Arc::new(endpoints.with_version(endpoints.version().under(*cluster))),
+                    None => endpoints,
+                })
+            }
+            Some(resource) => Some(self.tailored(resource)),
+            // A bootstrap with a runtime layer that nobody answers holds Envoy up for 15 s.
+            None if kind == Kind::Runtime => {
+                let runtime = Runtime { name: name.to_string(), layer: Some(Struct::default()) };
+                Some(Arc::new(Resource::new(kind, name.clone(), Bytes::from(runtime.encode_to_vec()))))
+            }
+            None => None,
+        }
+    }
+
+    fn tailored(&self, resource: &Arc<Resource>) -> Arc<Resource> {
+        let tailor = self.tailor.as_ref().filter(|tailor| tailor.kinds.contains(&resource.kind()));
+        match tailor.and_then(|tailor| (tailor.rewrite)(&self.node, resource)) {
+            Some(rewritten) => Arc::new(resource.with_body(rewritten.body().clone())),
+            None => Arc::clone(resource),
+        }
+    }
+
+    /// Whether a requirement is usable on this stream. One of the kind that is being built counts as met.
+    fn is_met(&self, key: &Key, table: &Table, now: Time) -> bool {
+        let Some(lane) = &self.lanes[key.kind.index()] else { return true };
+        let visibility = table.entry(key.kind, &key.name).map_or(Visibility::Wildcard, |entry| entry.visibility());
+        if !lane.interest.wants(&key.name, visibility) {
+            return true;
+        }
+        match key.kind {
+            Kind::Cluster => {
+                let Some(acked_at) = self.clusters.get(&key.name) else { return false };
+                table.live(Kind::Endpoints, &key.name).is_none()
+                    || self.endpoints.contains(&key.name)
+                    || (!self.asks_endpoints(&key.name) && now >= acked_at.after(self.patience))
+            }
+            Kind::Endpoints | Kind::Listener | Kind::ScopedRoute | Kind::Route | Kind::Secret | Kind::Runtime => {
+                matches!(self.standing(key, table), Standing::Applied(_) | Standing::Foreign)
+            }
+        }
+    }
+
+    pub(super) fn asks_endpoints(&self, name: &Name) -> bool {
+        let lane = self.lanes[Kind::Endpoints.index()].as_ref();
+        lane.is_some_and(|lane| lane.interest.wants(name, Visibility::Wildcard))
+    }
+
+    /// Whether everything that may name a cluster is applied as of this revision. A client that came back with routes
+    /// asks for clusters first: until it asks for routes too, or `patience` passed, its old routes count.
+    fn may_break(&self, since: Revision, now: Time) -> bool {
+        let asks_routes = [Kind::ScopedRoute, Kind::Route].iter().any(|kind| self.lanes[kind.index()].is_some());
+        let resuming = self.resumed_at.is_some_and(|at| now < at.after(self.patience));
+        (asks_routes || !resuming)
+            && Kind::REFERRING
+                .iter()
+                .filter_map(|kind| self.lanes[kind.index()].as_ref())
+                .all(|lane| lane.settled.is_some_and(|settled| settled >= since))
+    }
+
+    /// The first answer of a wildcard is whole: it waits for all that its resources require, but not for ever.
+    pub(super) fn must_wait(&self, lane: &Lane, table: &Table, now: Time) -> bool {
+        let Some(since) = lane.whole_since else { return false };
+        let unmet = |resource: &Arc<Resource>| {
+            lane.interest.wants(resource.name(), resource.visibility())
+                && resource.required().iter().any(|key| !self.is_met(key, table, now))
+        };
+        now < since.after(self.patience) && table.iter(lane.kind).any(unmet)
+    }
+
+    pub(super) fn next_patience(&self, now: Time) -> Time {
+        let waiting = self.clusters.iter().filter(|(name, _)| !self.endpoints.contains(*name));
+        let times = waiting.map(|(_, acked_at)| *acked_at).chain(self.resumed_at);
+        times.map(|at| at.after(self.patience)).filter(|at| *at > now).min().unwrap_or(Time::NEVER)
+    }
+}
