@@ -1,1 +1,23 @@
-//! scheduler
+//! The scheduler process: a thread that drives the machine of `scheduler-core`, its store, its gRPC services, and the
+//! translation of its routes for Envoy.
+//!
+//! Decides nothing about models; that is `scheduler-core`. The path of an event: `grpc` → `handle` → `driver` →
+//! machine → `store` (commit) → `outbox` → agents, subscribers, `publishing` → `xds` → Envoy → acknowledgement →
+//! `publishing` → `driver`.
+
+mod config;
+mod driver;
+pub mod envoy;
+mod grpc;
+mod handle;
+mod outbox;
+mod process;
+mod publishing;
+mod store;
+mod timers;
+
+pub use config::{Config, DRAIN_GRACE, LAG_AFTER, STORE_BYTES};
+pub use driver::Rejected;
+pub use handle::{Scheduler, Subscription};
+pub use process::{Error, Listeners, run};
+pub use store::{CommitError, OpenError, SCHEMA};

@@ -19,3 +19,5 @@ pub mod health {
 pub mod scheduler {
     include!("gen/seldon.mlops.scheduler.rs");
 }
+
+pub mod convert;

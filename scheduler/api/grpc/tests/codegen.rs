@@ -59,10 +59,7 @@ fn check(fresh: &Path, committed: &Path) {
         "run: UPDATE=1 cargo test -p api --test codegen"
     );
     for (name, text) in &fresh_files {
-        assert!(
-            committed_files[name] == *text,
-            "{name} is stale; run: UPDATE=1 cargo test -p api --test codegen"
-        );
+        assert!(committed_files[name] == *text, "{name} is stale; run: UPDATE=1 cargo test -p api --test codegen");
     }
 }
 

@@ -427,7 +427,7 @@ impl World {
                 return;
             }
         }
-        panic!("the world does not come to rest");
+        unreachable!("the world does not come to rest");
     }
 
     pub fn state(&self, name: &str) -> ModelState {

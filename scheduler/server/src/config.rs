@@ -1,0 +1,39 @@
+//! What a scheduler process is told when it starts.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Largest store, unless said otherwise: about a million models. The file grows as it is filled.
+pub const STORE_BYTES: u64 = 4 << 30;
+
+/// An Envoy that has not applied a change after this time gates nothing until it has caught up: far above the 2 s
+/// that Envoy was seen to take for 100,000 scopes, and short enough that one stuck proxy delays a roll-out only once.
+pub const LAG_AFTER: Duration = Duration::from_secs(10);
+
+/// How long a lost Envoy is taken to be using what it was told: its reconnect takes at most a second
+/// (DESIGN §4, bootstrap), and a new process of it some more.
+pub const DRAIN_GRACE: Duration = Duration::from_secs(5);
+
+/// Configuration of one scheduler.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where it keeps its state.
+    pub dir: PathBuf,
+    /// Bound of the store in bytes.
+    pub store_bytes: u64,
+    /// See [`LAG_AFTER`].
+    pub lag_after: Duration,
+    /// See [`DRAIN_GRACE`].
+    pub drain_grace: Duration,
+    /// What Envoys are told about the listener.
+    pub envoy: crate::envoy::Settings,
+}
+
+impl Config {
+    /// The defaults, with the state in `dir`.
+    #[must_use]
+    pub fn new(dir: PathBuf) -> Self {
+        let envoy = crate::envoy::Settings::default();
+        Self { dir, store_bytes: STORE_BYTES, lag_after: LAG_AFTER, drain_grace: DRAIN_GRACE, envoy }
+    }
+}

@@ -1,0 +1,137 @@
+//! The thread that drives the machine: drain the inbox, decide, commit once, then let the effects out.
+//!
+//! Nothing leaves before the commit returns, and a commit that fails ends the process without releasing anything,
+//! because memory is ahead of the disk then. Decides nothing itself, except that new declarations are refused while
+//! the disk is nearly full.
+
+use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use domain::{Ticket, Time};
+use scheduler_core::{Effect, Event, Machine, Refusal};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{debug, warn};
+
+use crate::outbox::Outbox;
+use crate::store::{CommitError, Store};
+
+/// Requests that may wait for the driver. At 10 µs each the queue is worked off in 0.1 s; beyond it callers wait.
+pub const INBOX: usize = 10_000;
+
+/// Most events that share one commit: keeps the memory of a batch and the wait of its first event small, and still
+/// makes the price of a sync (0.2 to 5 ms) vanish among them.
+const BATCH_MAX: usize = 1_000;
+
+/// A request for the driver.
+pub(crate) enum Message {
+    /// Something happened that nobody waits for.
+    Tell(Event),
+    /// A request; the ticket is made here.
+    Ask(Box<dyn FnOnce(Ticket) -> Event + Send>, oneshot::Sender<Result<(), Rejected>>),
+    /// Look at the machine, or change who hears of it, between two events.
+    Look(Box<dyn FnOnce(&Machine, &mut Outbox) + Send>),
+}
+
+/// Why a request was not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Rejected {
+    /// The machine refused it.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The disk is nearly full.
+    #[error("the scheduler's disk is nearly full: {missing_bytes} bytes more must be free before anything new is accepted; what runs goes on")]
+    NoSpace {
+        /// How much is missing.
+        missing_bytes: u64,
+    },
+    /// The scheduler is stopping.
+    #[error("the scheduler is stopping")]
+    Stopping,
+}
+
+/// The driver's state.
+pub(crate) struct Driver {
+    pub(crate) machine: Machine,
+    pub(crate) store: Store,
+    pub(crate) outbox: Outbox,
+    pub(crate) inbox: mpsc::Receiver<Message>,
+}
+
+impl Driver {
+    /// Runs until every sender is gone, or the store fails.
+    pub(crate) fn run(mut self) -> Result<(), CommitError> {
+        let mut waiting: BTreeMap<Ticket, oneshot::Sender<Result<(), Rejected>>> = BTreeMap::new();
+        let mut tickets = Ticket(0);
+        let mut batch = Vec::with_capacity(BATCH_MAX);
+        let mut effects = Vec::new();
+        loop {
+            if self.inbox.blocking_recv_many(&mut batch, BATCH_MAX) == 0 {
+                return Ok(());
+            }
+            // Asked once for each batch, and only when somebody wants to declare something.
+            let mut missing_bytes = None;
+            for message in batch.drain(..) {
+                match message {
+                    Message::Tell(event) => self.machine.handle(event, now(), &mut effects),
+                    Message::Ask(event, reply) => {
+                        tickets = tickets.next();
+                        let event = event(tickets);
+                        if matches!(event, Event::ApplyModel { .. } | Event::NotifyServers { .. }) {
+                            let missing_bytes = *missing_bytes.get_or_insert_with(|| self.store.missing_bytes());
+                            if missing_bytes > 0 {
+                                warn!(missing_bytes, "refused a declaration, the disk is nearly full");
+                                self.outbox.answer(reply, Err(Rejected::NoSpace { missing_bytes }));
+                                continue;
+                            }
+                        }
+                        waiting.insert(tickets, reply);
+                        self.machine.handle(event, now(), &mut effects);
+                    }
+                    Message::Look(look) => {
+                        // What was decided before it is visible to it, so it must be durable first.
+                        self.finish(&mut effects, &mut waiting)?;
+                        look(&self.machine, &mut self.outbox);
+                    }
+                }
+            }
+            self.finish(&mut effects, &mut waiting)?;
+        }
+    }
+
+    /// Makes what was decided durable, then lets it out.
+    fn finish(
+        &mut self,
+        effects: &mut Vec<Effect>,
+        waiting: &mut BTreeMap<Ticket, oneshot::Sender<Result<(), Rejected>>>,
+    ) -> Result<(), CommitError> {
+        let records = effects.iter().filter_map(|effect| match effect {
+            Effect::Write(record) => Some(record),
+            _ => None,
+        });
+        self.store.commit(records)?;
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Write(_) => {}
+                Effect::Reply(ticket, outcome) => {
+                    let Some(reply) = waiting.remove(&ticket) else { continue };
+                    self.outbox.answer(reply, outcome.map_err(Rejected::from));
+                }
+                Effect::Send { replica, connection, command } => {
+                    debug!(replica = %replica, version = %command.version, action = ?command.action, "command");
+                    self.outbox.send(&replica, connection, &command);
+                }
+                Effect::Publish(change) => self.outbox.publish(change),
+                Effect::Notify(status) => self.outbox.notify(&status),
+                Effect::Wake(at, timer) => self.outbox.wake(at, timer),
+            }
+        }
+        self.outbox.flush();
+        Ok(())
+    }
+}
+
+/// Milliseconds since the epoch; the machine is told the time, here and nowhere else.
+pub(crate) fn now() -> Time {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Time(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}

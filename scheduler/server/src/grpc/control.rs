@@ -1,0 +1,254 @@
+//! `seldon.mlops.scheduler.Scheduler`: what operators, command lines and gateways call.
+//!
+//! Models and servers. Calls about pipelines and experiments say that they are not in this version; their lists are
+//! empty.
+
+use std::pin::Pin;
+
+use api::convert;
+use api::scheduler::scheduler_server::Scheduler as Service;
+use domain::{ModelName, ServerName};
+use futures_util::{Stream, StreamExt, stream};
+use messages::chainer;
+use messages::scheduler as wire;
+use runtime::Stop;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::{invalid, rejected};
+use crate::driver::Rejected;
+use crate::handle::{Scheduler, Subscription};
+
+pub(crate) struct Control {
+    pub(crate) scheduler: Scheduler,
+    pub(crate) stop: Stop,
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl Control {
+    /// What there is, then what changes, until the process stops.
+    fn endless<T: Send + 'static>(&self, subscription: Subscription<T>) -> Response<Answers<T>> {
+        let stop = self.stop.clone();
+        let changes = ReceiverStream::new(subscription.changes).map(Ok);
+        // The queue ends when the subscriber lagged too far behind; it comes back and gets a snapshot.
+        let lagged = stream::once(async { Err(Status::deadline_exceeded("the subscriber does not read")) });
+        let answers = stream::iter(subscription.snapshot).map(Ok).chain(changes).chain(lagged);
+        Response::new(Box::pin(answers.take_until(async move { stop.requested().await })))
+    }
+
+    /// Nothing, until the process stops.
+    fn silent<T: Send + 'static>(&self, first: Vec<T>) -> Response<Answers<T>> {
+        let stop = self.stop.clone();
+        let answers = stream::iter(first).map(Ok).chain(stream::pending());
+        Response::new(Box::pin(answers.take_until(async move { stop.requested().await })))
+    }
+}
+
+fn finite<T: Send + 'static>(answers: Vec<T>) -> Response<Answers<T>> {
+    Response::new(Box::pin(stream::iter(answers).map(Ok)))
+}
+
+fn later(what: &str) -> Status {
+    Status::unimplemented(format!("{what} are not in this version"))
+}
+
+fn unknown(kind: &str, name: &str) -> Status {
+    Status::failed_precondition(format!("{kind} {name:?} is not known"))
+}
+
+#[tonic::async_trait]
+impl Service for Control {
+    type ServerStatusStream = Answers<wire::ServerStatusResponse>;
+    type ModelStatusStream = Answers<wire::ModelStatusResponse>;
+    type PipelineStatusStream = Answers<wire::PipelineStatusResponse>;
+    type ExperimentStatusStream = Answers<wire::ExperimentStatusResponse>;
+    type SubscribeServerStatusStream = Answers<wire::ServerStatusResponse>;
+    type SubscribeModelStatusStream = Answers<wire::ModelStatusResponse>;
+    type SubscribeExperimentStatusStream = Answers<wire::ExperimentStatusResponse>;
+    type SubscribePipelineStatusStream = Answers<wire::PipelineStatusResponse>;
+    type SubscribeControlPlaneStream = Answers<wire::ControlPlaneResponse>;
+
+    async fn server_notify(
+        &self,
+        request: Request<wire::ServerNotifyRequest>,
+    ) -> Result<Response<wire::ServerNotifyResponse>, Status> {
+        let servers = request.into_inner().servers.into_iter().enumerate();
+        let servers = servers.map(|(index, notify)| convert::server::notify(index, notify));
+        let servers = servers.collect::<Result<Vec<_>, _>>().map_err(|error| invalid(&error))?;
+        self.scheduler.notify_servers(servers).await.map_err(|error| rejected(&error))?;
+        Ok(Response::new(wire::ServerNotifyResponse {}))
+    }
+
+    async fn load_model(
+        &self,
+        request: Request<wire::LoadModelRequest>,
+    ) -> Result<Response<wire::LoadModelResponse>, Status> {
+        let definition = convert::model::definition(request.into_inner().model.unwrap_or_default());
+        let definition = definition.map_err(|error| invalid(&error))?;
+        self.scheduler.apply_model(definition).await.map_err(|error| rejected(&error))?;
+        Ok(Response::new(wire::LoadModelResponse {}))
+    }
+
+    async fn unload_model(
+        &self,
+        request: Request<wire::UnloadModelRequest>,
+    ) -> Result<Response<wire::UnloadModelResponse>, Status> {
+        let request = request.into_inner();
+        let name = request.model.map(|model| model.name).unwrap_or_default();
+        let name = ModelName::parse(&name).map_err(|error| invalid(&convert::Invalid::one("model.name", error)))?;
+        let kubernetes = request.kubernetes_meta.map(convert::model::kubernetes);
+        self.scheduler.remove_model(name, kubernetes).await.map_err(|error| rejected(&error))?;
+        Ok(Response::new(wire::UnloadModelResponse {}))
+    }
+
+    async fn server_status(
+        &self,
+        request: Request<wire::ServerStatusRequest>,
+    ) -> Result<Response<Self::ServerStatusStream>, Status> {
+        let wanted = request.into_inner().name;
+        let missing = wanted.clone();
+        let statuses = self.scheduler.read(move |machine| match wanted {
+            Some(name) => ServerName::parse(&name).ok().and_then(|name| machine.server_status(&name)).map(|s| vec![s]),
+            None => Some(machine.servers().filter_map(|server| machine.server_status(&server.name)).collect()),
+        });
+        let statuses = statuses.await.map_err(|error| rejected(&error))?;
+        let statuses = statuses.ok_or_else(|| unknown("server", missing.as_deref().unwrap_or_default()))?;
+        Ok(finite(statuses.iter().map(convert::status::server).collect()))
+    }
+
+    async fn model_status(
+        &self,
+        request: Request<wire::ModelStatusRequest>,
+    ) -> Result<Response<Self::ModelStatusStream>, Status> {
+        let request = request.into_inner();
+        let all_versions = request.all_versions;
+        let wanted = request.model.map(|model| model.name);
+        let missing = wanted.clone();
+        let statuses = self.scheduler.read(move |machine| {
+            let status = |name: &ModelName| {
+                let versions = match all_versions {
+                    true => machine.version_statuses(name)?,
+                    false => vec![machine.model_status(name)?],
+                };
+                Some(convert::status::model(name, &versions))
+            };
+            match wanted {
+                Some(name) => ModelName::parse(&name).ok().and_then(|name| status(&name)).map(|answer| vec![answer]),
+                None => Some(machine.models().filter_map(|model| status(&model.name)).collect()),
+            }
+        });
+        let statuses: Option<Vec<_>> = statuses.await.map_err(|error| rejected(&error))?;
+        let statuses = statuses.ok_or_else(|| unknown("model", missing.as_deref().unwrap_or_default()))?;
+        Ok(finite(statuses))
+    }
+
+    async fn scheduler_status(
+        &self,
+        _: Request<wire::SchedulerStatusRequest>,
+    ) -> Result<Response<wire::SchedulerStatusResponse>, Status> {
+        let application_version = env!("CARGO_PKG_VERSION").to_owned();
+        Ok(Response::new(wire::SchedulerStatusResponse { application_version }))
+    }
+
+    async fn subscribe_server_status(
+        &self,
+        _: Request<wire::ServerSubscriptionRequest>,
+    ) -> Result<Response<Self::SubscribeServerStatusStream>, Status> {
+        let subscription = self.scheduler.subscribe_servers().await.map_err(|error| rejected(&error))?;
+        Ok(self.endless(subscription))
+    }
+
+    async fn subscribe_model_status(
+        &self,
+        _: Request<wire::ModelSubscriptionRequest>,
+    ) -> Result<Response<Self::SubscribeModelStatusStream>, Status> {
+        let subscription = self.scheduler.subscribe_models().await.map_err(|error: Rejected| rejected(&error))?;
+        Ok(self.endless(subscription))
+    }
+
+    async fn subscribe_control_plane(
+        &self,
+        _: Request<wire::ControlPlaneSubscriptionRequest>,
+    ) -> Result<Response<Self::SubscribeControlPlaneStream>, Status> {
+        use wire::control_plane_response::Event;
+        let events = [Event::SendServers, Event::SendExperiments, Event::SendModels, Event::SendPipelines];
+        Ok(self.silent(events.map(|event| wire::ControlPlaneResponse { event: event.into() }).into()))
+    }
+
+    async fn pipeline_status(
+        &self,
+        request: Request<wire::PipelineStatusRequest>,
+    ) -> Result<Response<Self::PipelineStatusStream>, Status> {
+        match request.into_inner().name {
+            Some(name) => Err(unknown("pipeline", &name)),
+            None => Ok(finite(Vec::new())),
+        }
+    }
+
+    async fn experiment_status(
+        &self,
+        request: Request<wire::ExperimentStatusRequest>,
+    ) -> Result<Response<Self::ExperimentStatusStream>, Status> {
+        match request.into_inner().name {
+            Some(name) => Err(unknown("experiment", &name)),
+            None => Ok(finite(Vec::new())),
+        }
+    }
+
+    async fn subscribe_pipeline_status(
+        &self,
+        _: Request<wire::PipelineSubscriptionRequest>,
+    ) -> Result<Response<Self::SubscribePipelineStatusStream>, Status> {
+        Ok(self.silent(Vec::new()))
+    }
+
+    async fn subscribe_experiment_status(
+        &self,
+        _: Request<wire::ExperimentSubscriptionRequest>,
+    ) -> Result<Response<Self::SubscribeExperimentStatusStream>, Status> {
+        Ok(self.silent(Vec::new()))
+    }
+
+    async fn load_pipeline(
+        &self,
+        _: Request<wire::LoadPipelineRequest>,
+    ) -> Result<Response<wire::LoadPipelineResponse>, Status> {
+        Err(later("pipelines"))
+    }
+
+    async fn unload_pipeline(
+        &self,
+        _: Request<wire::UnloadPipelineRequest>,
+    ) -> Result<Response<wire::UnloadPipelineResponse>, Status> {
+        Err(later("pipelines"))
+    }
+
+    async fn start_experiment(
+        &self,
+        _: Request<wire::StartExperimentRequest>,
+    ) -> Result<Response<wire::StartExperimentResponse>, Status> {
+        Err(later("experiments"))
+    }
+
+    async fn stop_experiment(
+        &self,
+        _: Request<wire::StopExperimentRequest>,
+    ) -> Result<Response<wire::StopExperimentResponse>, Status> {
+        Err(later("experiments"))
+    }
+
+    async fn pipeline_status_event(
+        &self,
+        _: Request<chainer::PipelineUpdateStatusMessage>,
+    ) -> Result<Response<chainer::PipelineUpdateStatusResponse>, Status> {
+        Err(later("pipelines"))
+    }
+
+    async fn model_status_event(
+        &self,
+        _: Request<wire::ModelUpdateStatusMessage>,
+    ) -> Result<Response<wire::ModelUpdateStatusResponse>, Status> {
+        Err(later("model gateways"))
+    }
+}

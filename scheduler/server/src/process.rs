@@ -1,0 +1,166 @@
+//! Puts the parts of a scheduler together: store, driver thread, timers, publisher of routes, gRPC servers.
+
+use std::io;
+use std::time::Duration;
+
+use api::agent::agent_service_server::AgentServiceServer;
+use api::health::health_check_service_server::HealthCheckServiceServer;
+use api::scheduler::scheduler_server::SchedulerServer;
+use runtime::{OnError, Stop, Tasks, TasksFailed};
+use scheduler_core::{Effect, Machine};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
+use tracing::info;
+
+use crate::config::Config;
+use crate::driver::{Driver, INBOX, now};
+use crate::grpc::agents::Agents;
+use crate::grpc::control::Control;
+use crate::grpc::health::Health;
+use crate::handle::Scheduler;
+use crate::outbox::Outbox;
+use crate::publishing::Publishing;
+use crate::store::{CommitError, OpenError, Store};
+use crate::timers;
+
+/// How often a quiet connection is probed, and how long the answer may take: a peer that vanished without a word is
+/// noticed within both together, a fraction of the grace period that its models get.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Largest message from an agent or a user: an agent that holds 10,000 models lists all of them.
+const MAX_MESSAGE_BYTES: usize = 64 << 20;
+
+/// How long the parts get to end.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
+
+/// The sockets of a scheduler; the caller binds them.
+pub struct Listeners {
+    /// ADS, for Envoys (9002).
+    pub xds: TcpListener,
+    /// The scheduler API, for operators, command lines and gateways (9004).
+    pub control: TcpListener,
+    /// The agent API (9005).
+    pub agents: TcpListener,
+}
+
+/// Why a scheduler ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Its state cannot be opened.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// The driver thread cannot be started.
+    #[error("start the driver thread")]
+    Thread(#[source] io::Error),
+    /// A part failed.
+    #[error(transparent)]
+    Tasks(#[from] TasksFailed),
+}
+
+/// A gRPC server ended.
+#[derive(Debug, thiserror::Error)]
+#[error("serve {what}")]
+struct ServeError {
+    what: &'static str,
+    #[source]
+    cause: tonic::transport::Error,
+}
+
+/// The driver thread ended.
+#[derive(Debug, thiserror::Error)]
+enum DriverEnded {
+    #[error("what was decided is not on disk, so nothing of it was let out")]
+    Commit(#[from] CommitError),
+    #[error("the driver thread panicked")]
+    Panicked,
+}
+
+/// Runs a scheduler until `stop` is requested or a part fails. What was declared before is served at once.
+pub async fn run(config: Config, listeners: Listeners, stop: Stop) -> Result<(), Error> {
+    let store = Store::open(&config.dir, config.store_bytes)?;
+    let (models, servers) = store.load()?;
+    let is_filled = !models.is_empty();
+    info!(dir = %config.dir.display(), models = models.len(), servers = servers.len(), "store opened");
+    let (machine, effects) = Machine::restore(models, servers, now());
+
+    let (inbox, queue) = mpsc::channel(INBOX);
+    let scheduler = Scheduler::new(inbox);
+    let (routes, changes) = mpsc::unbounded_channel();
+    let (wakes, wishes) = mpsc::unbounded_channel();
+    let mut outbox = Outbox::new(routes, wakes);
+    let mut publishing = Publishing::new(&config, scheduler.clone());
+
+    // What was last published is published again, whole, before the first Envoy is answered.
+    let mut published = Vec::new();
+    for effect in effects {
+        match effect {
+            Effect::Publish(change) => published.push(change),
+            Effect::Wake(at, timer) => outbox.wake(at, timer),
+            Effect::Write(_) | Effect::Send { .. } | Effect::Notify(_) | Effect::Reply(_, _) => {}
+        }
+    }
+    publishing.publish(published);
+    publishing.open(is_filled);
+
+    let tasks = Tasks::new(stop.clone());
+    let ads = publishing.ads();
+    let (ended, end) = oneshot::channel();
+    let driver = Driver { machine, store, outbox, inbox: queue };
+    let thread = std::thread::Builder::new().name("driver".to_owned());
+    let thread = thread
+        .spawn(move || {
+            let _process_is_ending = ended.send(driver.run());
+        })
+        .map_err(Error::Thread)?;
+    tasks.spawn("driver", OnError::StopProcess, {
+        let stop = stop.clone();
+        async move {
+            tokio::select! {
+                () = stop.requested() => Ok(()),
+                outcome = end => outcome.map_err(|_| DriverEnded::Panicked)?.map_err(DriverEnded::from),
+            }
+        }
+    });
+    tasks.spawn("timers", OnError::StopProcess, timers::run(scheduler.clone(), wishes, stop.clone()));
+    tasks.spawn("routes", OnError::StopProcess, publishing.run(changes, stop.clone()));
+
+    let health = || HealthCheckServiceServer::new(Health { scheduler: scheduler.clone() });
+    let control = SchedulerServer::new(Control { scheduler: scheduler.clone(), stop: stop.clone() });
+    let control = control.max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let agents = AgentServiceServer::new(Agents::new(scheduler.clone(), tasks.clone(), stop.clone()));
+    let agents = agents.max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES);
+    serve(&tasks, "the scheduler API", server().add_service(control).add_service(health()), listeners.control);
+    serve(&tasks, "agents", server().add_service(agents).add_service(health()), listeners.agents);
+    serve(&tasks, "Envoys", server().add_service(ads.service()), listeners.xds);
+
+    stop.requested().await;
+    drop(scheduler);
+    let outcome = tasks.finish(STOP_WITHIN).await;
+    // The last handle is gone with the tasks, so the driver has seen the end of its inbox; the store closes with it.
+    if tokio::task::spawn_blocking(move || thread.join()).await.is_err() {
+        info!("the driver thread did not end in good order");
+    }
+    Ok(outcome?)
+}
+
+fn server() -> Server {
+    Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .tcp_nodelay(true)
+}
+
+fn serve(tasks: &Tasks, what: &'static str, router: tonic::transport::server::Router, listener: TcpListener) {
+    let stop = tasks.stop().clone();
+    tasks.spawn("grpc", OnError::StopProcess, async move {
+        let serving = router.serve_with_incoming(TcpListenerStream::new(listener));
+        tokio::select! {
+            outcome = serving => outcome.map_err(|cause| ServeError { what, cause }),
+            // Streams are endless, so there is no waiting for them; their peers come back to the next process.
+            () = stop.requested() => Ok(()),
+        }
+    });
+}

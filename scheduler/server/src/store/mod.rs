@@ -1,0 +1,354 @@
+//! The scheduler's memory on disk: LMDB through heed, one writer, one transaction for each batch of events.
+//!
+//! Values are messages of `switchyard.store.v1` and nothing else. A folder belongs to one process; one that a newer
+//! version has written is refused and left as it is.
+//!
+//! Invariant: when [`Store::commit`] has returned, the records are on disk (no NOSYNC flag anywhere).
+
+mod record;
+
+use std::fs::{File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use heed::types::{Bytes, Str};
+use heed::{Database, Env, EnvOpenOptions};
+use prost::Message;
+use scheduler_core::{Model, Record, Server};
+
+pub use record::BadRecord;
+
+/// Number of the record format. A change of meaning needs a new number, an upgrade function and a golden old record.
+pub const SCHEMA: u32 = 1;
+
+/// Free space on the disk or in the map below which new declarations are refused: room for the machine to go on with
+/// what it has accepted. A declaration with its statuses takes about 1 kB.
+pub const RESERVE_BYTES: u64 = 16 << 20;
+
+/// In a small map (tests, tiny volumes) the reserve is this share of it.
+const RESERVE_SHARE: u64 = 4;
+
+const SCHEMA_KEY: &str = "schema";
+const LOCK_FILE: &str = "LOCK";
+const FOLDER: &str = "store";
+
+/// The open store.
+pub struct Store {
+    env: Env,
+    models: Database<Str, Bytes>,
+    servers: Database<Str, Bytes>,
+    folder: PathBuf,
+    map_bytes: u64,
+    /// Held for as long as the store is open.
+    _lock: File,
+}
+
+/// Why a store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The folder cannot be made or read.
+    #[error("open data folder {path}")]
+    Folder {
+        /// Which one.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        cause: io::Error,
+    },
+    /// Another process has it.
+    #[error("data folder {path} is in use by another process; stop that one, or give this one a folder of its own")]
+    InUse {
+        /// Which one.
+        path: PathBuf,
+    },
+    /// LMDB refuses.
+    #[error("open store in {path}")]
+    Database {
+        /// Where.
+        path: PathBuf,
+        /// What it says.
+        #[source]
+        cause: heed::Error,
+    },
+    /// A newer version wrote it.
+    #[error("store in {path} has schema {found}, this version knows schemas up to {SCHEMA}; nothing was changed, use the newer version")]
+    Newer {
+        /// Where.
+        path: PathBuf,
+        /// Its schema.
+        found: u32,
+    },
+    /// A record cannot be read.
+    #[error("read record {key:?} of {table}; nothing was changed")]
+    Damaged {
+        /// Which table.
+        table: &'static str,
+        /// Which record.
+        key: String,
+        /// What is wrong with it.
+        #[source]
+        cause: BadRecord,
+    },
+}
+
+/// A transaction that did not become durable. Memory is ahead of the disk now: the process must end.
+#[derive(Debug, thiserror::Error)]
+#[error("commit to the store in {path}")]
+pub struct CommitError {
+    path: PathBuf,
+    #[source]
+    cause: heed::Error,
+}
+
+impl Store {
+    /// Opens the store in `dir`, making it if it is not there. `map_bytes` bounds its size.
+    pub fn open(dir: &Path, map_bytes: u64) -> Result<Self, OpenError> {
+        let folder = dir.join(FOLDER);
+        let in_folder = |cause| OpenError::Folder { path: dir.to_owned(), cause };
+        std::fs::create_dir_all(&folder).map_err(in_folder)?;
+        let lock = File::create(dir.join(LOCK_FILE)).map_err(in_folder)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(OpenError::InUse { path: dir.to_owned() }),
+            Err(TryLockError::Error(cause)) => return Err(in_folder(cause)),
+        }
+        Self::open_locked(&folder, map_bytes, lock)
+            .map_err(|error| error.unwrap_or_else(|cause| OpenError::Database { path: folder, cause }))
+    }
+
+    fn open_locked(folder: &Path, map_bytes: u64, lock: File) -> Result<Self, Result<OpenError, heed::Error>> {
+        let page = rustix_page_size();
+        let size = usize::try_from(map_bytes.next_multiple_of(page)).unwrap_or(usize::MAX / 2);
+        let mut options = EnvOpenOptions::new();
+        options.map_size(size).max_dbs(3);
+        // SAFETY: LMDB maps the file into memory, so nobody else may change it meanwhile. The lock file taken above
+        // keeps every other process of ours out, and this process opens the folder once.
+        #[expect(unsafe_code, reason = "LMDB cannot be opened without it; see the SAFETY note")]
+        let env = unsafe { options.open(folder) }.map_err(Err)?;
+        let mut writer = env.write_txn().map_err(Err)?;
+        let meta: Database<Str, Bytes> = env.create_database(&mut writer, Some("meta")).map_err(Err)?;
+        match meta.get(&writer, SCHEMA_KEY).map_err(Err)? {
+            None => meta.put(&mut writer, SCHEMA_KEY, &SCHEMA.to_le_bytes()).map_err(Err)?,
+            Some(bytes) => {
+                let found = bytes.try_into().map(u32::from_le_bytes).unwrap_or(u32::MAX);
+                if found > SCHEMA {
+                    return Err(Ok(OpenError::Newer { path: folder.to_owned(), found }));
+                }
+            }
+        }
+        let models = env.create_database(&mut writer, Some("models")).map_err(Err)?;
+        let servers = env.create_database(&mut writer, Some("servers")).map_err(Err)?;
+        writer.commit().map_err(Err)?;
+        Ok(Self { env, models, servers, folder: folder.to_owned(), map_bytes: size as u64, _lock: lock })
+    }
+
+    /// Everything that was committed.
+    pub fn load(&self) -> Result<(Vec<Model>, Vec<Server>), OpenError> {
+        let models = self.read("models", self.models, record::decode_model)?;
+        let servers = self.read("servers", self.servers, record::decode_server)?;
+        Ok((models, servers))
+    }
+
+    fn read<T>(
+        &self,
+        table: &'static str,
+        database: Database<Str, Bytes>,
+        decode: impl Fn(&[u8]) -> Result<T, BadRecord>,
+    ) -> Result<Vec<T>, OpenError> {
+        let in_database = |cause| OpenError::Database { path: self.folder.clone(), cause };
+        let reader = self.env.read_txn().map_err(in_database)?;
+        let mut records = Vec::new();
+        for entry in database.iter(&reader).map_err(in_database)? {
+            let (key, bytes) = entry.map_err(in_database)?;
+            let record = decode(bytes);
+            records.push(record.map_err(|cause| OpenError::Damaged { table, key: key.to_owned(), cause })?);
+        }
+        Ok(records)
+    }
+
+    /// Makes the records durable, all of them or none. Of several for one key the last counts.
+    pub fn commit<'a>(&self, records: impl Iterator<Item = &'a Record>) -> Result<(), CommitError> {
+        let latest: std::collections::BTreeMap<_, &Record> = records.map(|record| (key(record), record)).collect();
+        if latest.is_empty() {
+            return Ok(());
+        }
+        self.write(latest.into_values()).map_err(|cause| CommitError { path: self.folder.clone(), cause })
+    }
+
+    fn write<'a>(&self, records: impl Iterator<Item = &'a Record>) -> Result<(), heed::Error> {
+        let mut writer = self.env.write_txn()?;
+        for record in records {
+            match record {
+                Record::Model(model) => {
+                    let bytes = record::encode_model(model).encode_to_vec();
+                    self.models.put(&mut writer, model.name.as_str(), &bytes)?;
+                }
+                Record::NoModel(name) => {
+                    self.models.delete(&mut writer, name.as_str())?;
+                }
+                Record::Server(server) => {
+                    let bytes = record::encode_server(server).encode_to_vec();
+                    self.servers.put(&mut writer, server.name.as_str(), &bytes)?;
+                }
+            }
+        }
+        writer.commit()
+    }
+
+    /// How many bytes are missing for new declarations to be accepted: 0 when there is room in the map and on the
+    /// disk. A disk that cannot be asked counts as having room; the commit will tell.
+    #[must_use]
+    pub fn missing_bytes(&self) -> u64 {
+        let reserve = RESERVE_BYTES.min(self.map_bytes / RESERVE_SHARE);
+        let used = self.env.non_free_pages_size().unwrap_or(0);
+        let in_map = self.map_bytes.saturating_sub(used);
+        let on_disk = rustix::fs::statvfs(&self.folder).map_or(u64::MAX, |fs| fs.f_bavail.saturating_mul(fs.f_frsize));
+        reserve.saturating_sub(in_map.min(on_disk))
+    }
+
+}
+
+/// What a record is about; records with equal keys replace each other.
+fn key(record: &Record) -> (u8, String) {
+    match record {
+        Record::Model(model) => (0, model.name.to_string()),
+        Record::NoModel(name) => (0, name.to_string()),
+        Record::Server(server) => (1, server.name.to_string()),
+    }
+}
+
+fn rustix_page_size() -> u64 {
+    rustix::param::page_size() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use domain::{
+        Bytes, Clock, Lifecycle, ModelName, ReplicaConfig, ReplicaIndex, ServerBounds, ServerName, Time, VersionNumber,
+    };
+    use scheduler_core::{Assignment, Link, Model, Record, Replica, Server, Version};
+
+    use super::{OpenError, SCHEMA, SCHEMA_KEY, Store};
+
+    const MAP: u64 = 1 << 20;
+
+    fn model(name: &str) -> Model {
+        let wire = messages::scheduler::Model {
+            meta: Some(messages::scheduler::MetaData { name: name.into(), ..Default::default() }),
+            model_spec: Some(messages::scheduler::ModelSpec { uri: "/models/x".into(), ..Default::default() }),
+            ..Default::default()
+        };
+        let mut version = Version::new(api::convert::model::definition(wire).expect("valid"), Time(5));
+        version.server = ServerName::parse("onnx").ok();
+        version.was_available = true;
+        version.shortfall = "1 of 2 replicas".into();
+        version.runtime = Some(domain::RuntimeInfo::MlServer { workers: 2 });
+        let assignment = Assignment {
+            lifecycle: Lifecycle::UnloadEnvoyRequested,
+            clock: Clock(9),
+            reserves: true,
+            reason: "because".into(),
+            changed_at: Time(7),
+        };
+        version.assignments.insert(ReplicaIndex(3), assignment);
+        Model {
+            name: ModelName::parse(name).expect("a name"),
+            deleted: true,
+            terminated_at: Some(Time(11)),
+            clock: Clock(10),
+            versions: BTreeMap::from([(VersionNumber(4), version)]),
+        }
+    }
+
+    fn server() -> Server {
+        let config = ReplicaConfig {
+            host: "10.0.0.1".into(),
+            http_port: 9000,
+            grpc_port: 9500,
+            memory: Bytes(100),
+            capabilities: BTreeSet::from(["onnx".to_owned()]),
+            over_commit_percentage: 10,
+        };
+        let replica = Replica { config, available: Bytes(50), draining: true, link: Link::Unseen };
+        Server {
+            name: ServerName::parse("onnx").expect("a name"),
+            shared: true,
+            bounds: Some(ServerBounds { expected: 2, min: 1, max: 3, kubernetes: None }),
+            replicas: BTreeMap::from([(ReplicaIndex(1), replica)]),
+        }
+    }
+
+    #[test]
+    fn what_was_committed_is_there_after_reopening_and_the_last_of_several_counts() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut older = model("iris");
+        older.clock = Clock(1);
+        let records = [
+            Record::Model(Box::new(older)),
+            Record::Model(Box::new(model("gone"))),
+            Record::Server(Box::new(server())),
+            Record::Model(Box::new(model("iris"))),
+            Record::NoModel(ModelName::parse("gone").expect("a name")),
+        ];
+        let store = Store::open(dir.path(), MAP).expect("opened");
+        store.commit(records.iter()).expect("committed");
+        drop(store);
+        let store = Store::open(dir.path(), MAP).expect("opened again");
+        assert_eq!(store.load().expect("readable"), (vec![model("iris")], vec![server()]));
+    }
+
+    #[test]
+    fn a_folder_in_use_is_refused_and_named() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let _store = Store::open(dir.path(), MAP).expect("opened");
+        let error = Store::open(dir.path(), MAP).err().expect("refused");
+        assert!(matches!(&error, OpenError::InUse { path } if path == dir.path()), "{error}");
+    }
+
+    #[test]
+    fn a_folder_of_a_newer_version_is_refused_and_left_alone() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let store = Store::open(dir.path(), MAP).expect("opened");
+        store.commit([Record::Server(Box::new(server()))].iter()).expect("committed");
+        let set_schema = |store: &Store, schema: u32| {
+            let mut writer = store.env.write_txn().expect("a writer");
+            let meta: heed::Database<heed::types::Str, heed::types::Bytes> =
+                store.env.open_database(&writer, Some("meta")).expect("readable").expect("there");
+            meta.put(&mut writer, SCHEMA_KEY, &schema.to_le_bytes()).expect("written");
+            writer.commit().expect("committed");
+        };
+        set_schema(&store, SCHEMA + 1);
+        drop(store);
+        let error = Store::open(dir.path(), MAP).err().expect("refused");
+        assert!(matches!(error, OpenError::Newer { found, .. } if found == SCHEMA + 1), "{error}");
+    }
+
+    #[test]
+    fn a_damaged_record_is_named_and_nothing_is_changed() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let store = Store::open(dir.path(), MAP).expect("opened");
+        let mut writer = store.env.write_txn().expect("a writer");
+        store.models.put(&mut writer, "iris", b"no message").expect("written");
+        writer.commit().expect("committed");
+        let error = store.load().expect_err("damaged");
+        assert!(matches!(&error, OpenError::Damaged { table: "models", key, .. } if key == "iris"), "{error}");
+    }
+
+    #[test]
+    fn a_map_that_fills_up_says_how_much_is_missing_before_it_is_full() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let store = Store::open(dir.path(), MAP).expect("opened");
+        assert_eq!(store.missing_bytes(), 0);
+        let mut written = 0;
+        while store.missing_bytes() == 0 {
+            let record = Record::Model(Box::new(model(&format!("model-{written}"))));
+            store.commit([record].iter()).expect("there was room");
+            written += 1;
+        }
+        let record = Record::Model(Box::new(model("one-more")));
+        store.commit([record].iter()).expect("the reserve is there for what runs");
+        assert_eq!(store.load().expect("readable").0.len(), written + 1);
+    }
+}
