@@ -1,6 +1,6 @@
 //! The REST side: paths, bodies, headers. Clients send no content type, so none is asked for.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -27,6 +27,10 @@ use crate::{
 const JSON_LENGTH: &str = "inference-header-content-length";
 /// The parameters of the repository calls are small; nothing else belongs into their bodies.
 const MAX_CONTROL_BYTES: usize = 64 * 1024;
+/// How much of an over-sized body is still read, and for how long, so that its sender sees the refusal: a second on a
+/// local network. Senders of more may see a closed connection instead.
+const MAX_DISCARD_BYTES: usize = 1024 * 1024 * 1024;
+const DISCARD_TIME: Duration = Duration::from_secs(5);
 
 #[derive(Clone)]
 pub(crate) struct Rest {
@@ -191,12 +195,30 @@ async fn unload(State(rest): State<Rest>, Path(model): Path<String>, request: Re
 }
 
 /// The whole body, if it is within the limit.
-async fn collect(content: Body, limit: usize) -> Result<Bytes, Failure> {
-    match Limited::new(content, limit).collect().await {
+async fn collect(mut content: Body, limit: usize) -> Result<Bytes, Failure> {
+    match Limited::new(&mut content, limit).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(Failure::TooLarge { limit }),
+        Err(error) if error.is::<LengthLimitError>() => {
+            discard(content).await;
+            Err(Failure::TooLarge { limit })
+        }
         Err(error) => Err(Failure::Body { reason: error.to_string() }),
     }
+}
+
+/// Reads what a client goes on sending, for a while: a connection closed on unread data loses the answer on its way.
+async fn discard(mut content: Body) {
+    let reading = async {
+        let mut left = MAX_DISCARD_BYTES;
+        while let Some(Ok(frame)) = content.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    // Whether all was read or not, the answer is the same.
+    let _ = tokio::time::timeout(DISCARD_TIME, reading).await;
 }
 
 fn json<T: Serialize>(value: &T) -> Response {

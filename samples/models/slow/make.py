@@ -19,10 +19,10 @@ def main():
         numpy_helper.from_array(numpy.array([SIZE, SIZE], numpy.int64), "square"),
         numpy_helper.from_array(numpy.array([1], numpy.int64), "one"),
         numpy_helper.from_array(numpy.array(0, numpy.int64), "zero"),
+        numpy_helper.from_array(numpy.array(SIZE * SIZE, numpy.int64), "cells"),
+        numpy_helper.from_array(numpy.array(1, numpy.int64), "step"),
+        numpy_helper.from_array(numpy.array(0.15, numpy.float32), "scale"),
     ]
-    seed = helper.make_node(
-        "RandomUniformLike", ["blank"], ["matrix"], low=-0.15, high=0.15, seed=1.0, dtype=TensorProto.FLOAT
-    )
     body = helper.make_graph(
         [
             helper.make_node("MatMul", ["current", "matrix"], ["product"]),
@@ -41,9 +41,12 @@ def main():
         ],
     )
     nodes = [
-        # The matrix is made in the graph, so that the file stays small.
-        helper.make_node("ConstantOfShape", ["square"], ["blank"]),
-        seed,
+        # The matrix, sin(0), sin(1), .. by 0.15, is made in the graph, so that the file stays small.
+        helper.make_node("Range", ["zero", "cells", "step"], ["numbers"]),
+        helper.make_node("Cast", ["numbers"], ["angles"], to=TensorProto.FLOAT),
+        helper.make_node("Sin", ["angles"], ["sines"]),
+        helper.make_node("Mul", ["sines", "scale"], ["row"]),
+        helper.make_node("Reshape", ["row", "square"], ["matrix"]),
         helper.make_node("Gather", ["rounds", "zero"], ["count"], axis=0),
         helper.make_node("Loop", ["count", "yes", "matrix"], ["last"], body=body),
         helper.make_node("ReduceMean", ["last"], ["mean"], axes=[0, 1], keepdims=0),

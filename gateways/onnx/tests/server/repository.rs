@@ -150,6 +150,32 @@ async fn loads_of_one_model_at_once_all_get_its_outcome() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_unloaded_model_loads_again_from_its_new_file() {
+    let server = Server::start(|_| ()).await;
+    server.add("changing", &sample("slow"));
+    let load = async || server.post("/v2/repository/models/changing/load", "").await.status;
+    assert_eq!(load().await, StatusCode::OK);
+    server.add("changing", &sample("iris"));
+    // Loaded already: nothing is read again.
+    assert_eq!(load().await, StatusCode::OK);
+    assert_eq!(server.get("/v2/models/changing").await.json()["inputs"][0]["name"], "rounds");
+    server.post("/v2/repository/models/changing/unload", "").await;
+    assert_eq!(load().await, StatusCode::OK);
+    assert_eq!(server.get("/v2/models/changing").await.json()["inputs"][0]["name"], "X");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_instances_answer_side_by_side() {
+    let server = Server::start(|config| (config.instances_per_model, config.intra_threads) = (3, 2)).await;
+    server.add("slow", &sample("slow"));
+    server.post("/v2/repository/models/slow/load", "").await;
+    let body = r#"{"inputs":[{"name":"rounds","shape":[1],"datatype":"INT64","data":[50]}]}"#;
+    let answers = futures_util::future::join_all((0..24).map(|_| server.post("/v2/models/slow/infer", body))).await;
+    let first = answers[0].json();
+    assert!(answers.iter().all(|answer| answer.status == StatusCode::OK && answer.json() == first), "{first}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_library_is_a_clear_error() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("libonnxruntime.so");
