@@ -433,7 +433,8 @@ impl Session {
                 batch.removed.push(name.clone());
             }
             Verdict::Hold => {
-                lane.held.entry(name.clone()).or_insert(table.revision());
+                let since = self.held_since(lane, name, table);
+                lane.held.insert(name.clone(), since);
             }
             Verdict::Skip => {
                 lane.held.remove(name);

@@ -43,7 +43,7 @@ pub(super) struct Lane {
     pub interest: Interest,
     pub cursor: Revision,
     pub pending: BTreeMap<Name, Why>,
-    /// What may not be sent yet, with the table's revision when it was first held.
+    /// What may not be sent yet, with the revision of the change.
     pub held: BTreeMap<Name, Revision>,
     /// What this client refused, `None` for a refused removal. Not sent again until it changes.
     pub quarantine: BTreeMap<Name, Option<Version>>,

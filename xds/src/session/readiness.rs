@@ -41,9 +41,18 @@ impl Session {
         if refused == Some(&None) {
             return Verdict::Skip;
         }
-        let since = lane.held.get(name).copied().or(entry.map(|entry| entry.revision)).unwrap_or(table.revision());
+        // The latest removal counts: in between, the name may have been there and in use again.
+        let since = self.held_since(lane, name, table);
         let waits = lane.kind.is_referred_to() && why != Some(Why::Asked) && !self.may_break(since, now);
         if waits { Verdict::Hold } else { Verdict::Remove }
+    }
+
+    /// The change that is held; of a name the table has forgotten, the first time it was held.
+    pub(super) fn held_since(&self, lane: &Lane, name: &Name, table: &Table) -> Revision {
+        match table.entry(lane.kind, name) {
+            Some(entry) => entry.revision,
+            None => lane.held.get(name).copied().unwrap_or(table.revision()),
+        }
     }
 
     /// The resource as this stream sees it.

@@ -187,6 +187,28 @@ fn a_cluster_goes_only_after_the_scope_that_left_it_was_acked() {
     assert_eq!(peer.ack(Endpoints), NOTHING);
 }
 
+/// Found by the random histories: only the latest removal says which routes must have been applied.
+#[test]
+fn a_cluster_that_came_back_and_went_again_waits_for_the_routes_of_its_second_life() {
+    let mut peer = in_sync(Mode::Delta);
+    peer.apply(cluster("b").into());
+    assert_eq!(peer.ack(Cluster), NOTHING);
+    assert_eq!(peer.ask(Endpoints, &["b"]), ["Endpoints +b"]);
+    assert_eq!(peer.ack(Endpoints), NOTHING);
+    assert_eq!(peer.apply(vec![scope("other", "a")]), ["ScopedRoute +other"]);
+    assert_eq!(peer.apply(vec![gone(Cluster, "b"), gone(Endpoints, "b")]), NOTHING, "held: scopes are in flight");
+    assert_eq!(peer.put(Cluster, "a", "other"), ["Cluster +a", "Endpoints +a"]);
+    let mut changes = vec![scope("iris", "b")];
+    changes.extend(cluster("b"));
+    assert_eq!(peer.apply(changes), NOTHING, "everything is in flight");
+    assert_eq!(peer.ack(ScopedRoute), ["ScopedRoute +iris"], "points at `b`, which never went");
+    assert_eq!(peer.apply(vec![scope("iris", "a"), gone(Cluster, "b"), gone(Endpoints, "b")]), NOTHING);
+    assert_eq!(peer.ack(ScopedRoute), ["ScopedRoute +iris"]);
+    assert_eq!(peer.ack(Cluster), NOTHING);
+    assert_eq!(peer.ack(Endpoints), NOTHING);
+    assert_eq!(peer.ack(ScopedRoute), ["Endpoints -b", "Cluster -b"]);
+}
+
 #[test]
 fn endpoints_follow_every_send_of_their_cluster_unchanged_or_not() {
     for mode in [Mode::Sotw, Mode::Delta] {
