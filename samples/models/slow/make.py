@@ -41,9 +41,10 @@ def main():
         ],
     )
     nodes = [
-        # The matrix, sin(0), sin(1), .. by 0.15, is made in the graph, so that the file stays small.
+        # The matrix, 0.15 sin(n * n), of full rank, is made in the graph, so that the file stays small.
         helper.make_node("Range", ["zero", "cells", "step"], ["numbers"]),
-        helper.make_node("Cast", ["numbers"], ["angles"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["numbers", "numbers"], ["squares"]),
+        helper.make_node("Cast", ["squares"], ["angles"], to=TensorProto.FLOAT),
         helper.make_node("Sin", ["angles"], ["sines"]),
         helper.make_node("Mul", ["sines", "scale"], ["row"]),
         helper.make_node("Reshape", ["row", "square"], ["matrix"]),
