@@ -9,9 +9,13 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use bytes::Bytes;
 use envoy::{Admin, Binary, Bootstrap, Envoy, FirstConfiguration, ReadyError, StartError, find};
+use http::Request;
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http1::handshake;
+use hyper_util::rt::TokioIo;
 use runtime::child::{NOT_EXECUTED, RUN_CHILD, run_child};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// Envoy starts in a tenth of a second; generous because the machine may be busy.
@@ -158,14 +162,23 @@ async fn early_end_shows_the_reason_from_the_log(binary: &Binary) {
 /// Status and text of an answer.
 async fn get(port: u16, method: &str, path: &str) -> (u16, String) {
     let exchange = async {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
-        let request = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        answer
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+        let (mut sender, connection) = handshake(TokioIo::new(stream)).await.unwrap();
+        let request = Request::builder().method(method).uri(path).header("host", "x");
+        let answered = async {
+            let response = sender.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await.unwrap();
+            let status = response.status().as_u16();
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            (status, String::from_utf8_lossy(&body).into_owned())
+        };
+        let driven = async {
+            let _ = connection.await;
+            std::future::pending().await
+        };
+        tokio::select! {
+            answer = answered => answer,
+            never = driven => never,
+        }
     };
-    let answer = tokio::time::timeout(DEADLINE, exchange).await.unwrap();
-    let status = answer.split(' ').nth(1).unwrap_or_else(|| panic!("no status: {answer:?}"));
-    (status.parse().unwrap(), answer)
+    tokio::time::timeout(DEADLINE, exchange).await.unwrap()
 }
