@@ -1,0 +1,366 @@
+//! What has been published, and which change of the table each change of a route is.
+//!
+//! No I/O: route changes in their order go in, changes of the table come out, and what the table's server says of its
+//! clients is translated back to names and generations. Unused clusters stay for a grace, so a set that comes back in
+//! time costs nothing.
+//!
+//! Invariants: a route's clusters are in the table as long as the route is; the first publication has the listener, the
+//! server-wide scopes and everything it was given; work for a change does not depend on the number of names.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use domain::{Endpoint, Generation, PlacementSet, RoutableName, Route, Time};
+use scheduler_core::RouteChange;
+use xds::{Change, Feedback, Key, Kind, Name, Revision, Version};
+
+use super::cluster::{self, Door, Shape};
+use super::mesh::Mesh;
+use super::settings::Settings;
+use super::{listener, scope};
+
+/// How long a cluster without routes stays: longer than a restart of a server or a roll-out takes to use it again, and
+/// than requests that are on their way to it usually take.
+pub const SET_GRACE_MS: u64 = 60_000;
+
+/// Generations of a name whose feedback may still come. A newer one supersedes the older, so only a name that changes
+/// faster than feedback is read has several; what is forgotten is told by the newer.
+const MAX_REMEMBERED: usize = 16;
+
+/// Changes of the table that belong together, and the keys whose feedback is wanted. Publish it, then call
+/// [`Publisher::published`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[must_use]
+pub struct Publication {
+    /// The changes.
+    pub changes: Vec<Change>,
+    /// The scopes of the routes among them.
+    pub gated: Vec<Key>,
+}
+
+impl Publication {
+    /// Whether there is nothing to publish.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.gated.is_empty()
+    }
+}
+
+/// What Envoys did with a publication.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// Every Envoy that counts uses this generation of the route.
+    Applied {
+        /// Which route.
+        name: RoutableName,
+        /// Which of its generations.
+        generation: Generation,
+    },
+    /// No Envoy uses an older generation any more.
+    Released {
+        /// Which route.
+        name: RoutableName,
+        /// Which of its generations.
+        generation: Generation,
+    },
+    /// An Envoy refused this generation.
+    Rejected {
+        /// Which route.
+        name: RoutableName,
+        /// Which of its generations.
+        generation: Generation,
+        /// Which Envoy.
+        node: String,
+        /// What it said.
+        message: String,
+    },
+    /// An Envoy refused something that is no route of a name, or a route that is no longer current.
+    Refused {
+        /// What.
+        key: Key,
+        /// Which Envoy.
+        node: String,
+        /// What it said.
+        message: String,
+    },
+    /// So many Envoys are connected now.
+    Connected {
+        /// How many.
+        streams: usize,
+    },
+}
+
+/// A placement set whose clusters are in the table.
+#[derive(Debug)]
+struct Set {
+    shape: Shape,
+    endpoints: Vec<Endpoint>,
+    /// False when no route uses the set any more.
+    wanted: bool,
+    /// Its clusters in the table, with when they became unused.
+    clusters: BTreeMap<Door, Option<Time>>,
+    /// The names that lead to it.
+    users: BTreeSet<Name>,
+}
+
+/// A routable name and what is known of its scope.
+#[derive(Debug)]
+struct Published {
+    name: RoutableName,
+    route: Option<Route>,
+    generation: Generation,
+    sent: VecDeque<Sent>,
+}
+
+/// One generation as it was published. The revision comes when it was.
+#[derive(Debug)]
+struct Sent {
+    generation: Generation,
+    version: Option<Version>,
+    revision: Option<Revision>,
+}
+
+/// Owns what the table says of routes.
+#[derive(Debug)]
+pub struct Publisher {
+    settings: Settings,
+    sets: BTreeMap<PlacementSet, Set>,
+    names: BTreeMap<Name, Published>,
+    /// Clusters to remove, by when.
+    unused: BTreeSet<(Time, PlacementSet, Door)>,
+    mesh: Mesh,
+    /// What every Envoy gets, until it is published.
+    first: Option<Vec<Change>>,
+    /// Names that were handed out and not confirmed as published yet.
+    unconfirmed: BTreeSet<Name>,
+}
+
+impl Publisher {
+    /// Nothing is published yet.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        let (mesh, mut first) = Mesh::start(&settings);
+        first.push(Change::Put(scope::ready()));
+        first.push(Change::Put(listener::resource(&settings, settings.port)));
+        Publisher {
+            settings,
+            sets: BTreeMap::new(),
+            names: BTreeMap::new(),
+            unused: BTreeSet::new(),
+            mesh,
+            first: Some(first),
+            unconfirmed: BTreeSet::new(),
+        }
+    }
+
+    /// Translates changes, in their order. The first call also gives what every Envoy gets, and what it is given must
+    /// be complete: publish it before the table is opened.
+    pub fn apply(&mut self, changes: impl IntoIterator<Item = RouteChange>, now: Time) -> Publication {
+        let mut out = Publication { changes: self.first.take().unwrap_or_default(), gated: Vec::new() };
+        for change in changes {
+            match change {
+                RouteChange::Set { set, endpoints: Some(endpoints) } => self.set(set, endpoints, now, &mut out),
+                RouteChange::Set { set, endpoints: None } => self.drop_set(&set, now),
+                RouteChange::Route { name, generation, route } => self.route(name, generation, route, &mut out),
+                RouteChange::Mesh(endpoints) => out.changes.extend(self.mesh.change(&endpoints, &self.settings)),
+            }
+        }
+        out
+    }
+
+    /// Removes clusters that have been unused for the grace.
+    pub fn tick(&mut self, now: Time) -> Publication {
+        let mut out = Publication::default();
+        while let Some((due, set, door)) = self.unused.first().cloned().filter(|(due, ..)| *due <= now) {
+            self.unused.remove(&(due, set.clone(), door));
+            let Some(state) = self.sets.get_mut(&set) else { continue };
+            state.clusters.remove(&door);
+            let name = cluster::name(&set, door);
+            out.changes.push(Change::Remove(cluster::key(&name)));
+            out.changes.push(Change::Remove(cluster::endpoints_key(&name)));
+            if state.clusters.is_empty() {
+                self.sets.remove(&set);
+            }
+        }
+        out
+    }
+
+    /// When to call [`Publisher::tick`] next.
+    #[must_use]
+    pub fn due(&self) -> Option<Time> {
+        self.unused.first().map(|(due, ..)| *due)
+    }
+
+    /// Says that everything handed out so far is in the table, at this revision.
+    pub fn published(&mut self, revision: Revision) {
+        for name in std::mem::take(&mut self.unconfirmed) {
+            let Some(published) = self.names.get_mut(&name) else { continue };
+            for sent in published.sent.iter_mut().filter(|sent| sent.revision.is_none()) {
+                sent.revision = Some(revision);
+            }
+        }
+    }
+
+    /// Translates what the table's server says of its clients. `None`: it is about a change that a newer one replaced.
+    pub fn hear(&mut self, feedback: Feedback) -> Option<News> {
+        match feedback {
+            Feedback::Applied { key, revision } => {
+                let (name, generation) = self.at(&key, revision)?;
+                Some(News::Applied { name, generation })
+            }
+            Feedback::Released { key, revision } => {
+                let (name, generation) = self.at(&key, revision)?;
+                self.forget(&key.name, revision);
+                Some(News::Released { name, generation })
+            }
+            Feedback::Rejected { key, version, node, message } => {
+                Some(match self.with_version(&key, version) {
+                    Some((name, generation)) => News::Rejected { name, generation, node, message },
+                    None => News::Refused { key, node, message },
+                })
+            }
+            Feedback::Connected { streams } => Some(News::Connected { streams }),
+        }
+    }
+
+    fn set(&mut self, set: PlacementSet, endpoints: Vec<Endpoint>, now: Time, out: &mut Publication) {
+        // Without any replica there is nothing to tell the shape by.
+        let known = self.sets.get(&set).map(|state| state.shape);
+        let shape = known.filter(|_| endpoints.is_empty()).unwrap_or_else(|| Shape::of(&endpoints));
+        let state = self.sets.entry(set.clone()).or_insert_with(|| Set::new(shape));
+        state.wanted = true;
+        state.endpoints = endpoints;
+        let reshaped = std::mem::replace(&mut state.shape, shape) != shape;
+        let users: Vec<Name> = if reshaped { state.users.iter().cloned().collect() } else { Vec::new() };
+        self.settle(&set, now, out);
+        for name in users {
+            self.translate(&name, out);
+        }
+    }
+
+    fn drop_set(&mut self, set: &PlacementSet, now: Time) {
+        let Some(state) = self.sets.get_mut(set) else { return };
+        if !state.users.is_empty() {
+            tracing::error!(%set, users = state.users.len(), "set was dropped while routes use it, it is kept");
+            return;
+        }
+        state.wanted = false;
+        self.settle(set, now, &mut Publication::default());
+    }
+
+    /// Brings a set's clusters in line with its shape: what is needed is published, what is not gets its time.
+    fn settle(&mut self, set: &PlacementSet, now: Time, out: &mut Publication) {
+        let Some(state) = self.sets.get_mut(set) else { return };
+        let needed: &[Door] = if state.wanted { state.shape.doors() } else { &[] };
+        for door in needed {
+            let name = cluster::name(set, *door);
+            match state.clusters.insert(*door, None) {
+                Some(Some(due)) => {
+                    self.unused.remove(&(due, set.clone(), *door));
+                }
+                Some(None) => {}
+                None => out.changes.push(Change::Put(cluster::resource(&name, *door, &self.settings))),
+            }
+            out.changes.push(Change::Put(cluster::endpoints(&name, *door, &state.endpoints)));
+        }
+        for (door, unused) in state.clusters.iter_mut().filter(|(door, _)| !needed.contains(door)) {
+            if unused.is_none() {
+                let due = now.after(SET_GRACE_MS);
+                *unused = Some(due);
+                self.unused.insert((due, set.clone(), *door));
+            }
+        }
+    }
+
+    fn route(
+        &mut self,
+        name: RoutableName,
+        generation: Generation,
+        route: Option<Route>,
+        out: &mut Publication,
+    ) {
+        let key = Name::from(name.to_string());
+        let published = self.names.entry(key.clone()).or_insert_with(|| Published {
+            name,
+            route: None,
+            generation,
+            sent: VecDeque::new(),
+        });
+        published.generation = generation;
+        let before = std::mem::replace(&mut published.route, route);
+        let after: Vec<PlacementSet> = sets(published.route.as_ref()).cloned().collect();
+        for set in sets(before.as_ref()).filter(|set| !after.contains(set)) {
+            if let Some(state) = self.sets.get_mut(set) {
+                state.users.remove(&key);
+            }
+        }
+        for set in after {
+            if !self.sets.contains_key(&set) {
+                tracing::error!(name = %key, %set, "route leads to a set that was not announced; it has no replicas");
+                self.set(set.clone(), Vec::new(), Time(0), out);
+            }
+            if let Some(state) = self.sets.get_mut(&set) {
+                state.users.insert(key.clone());
+            }
+        }
+        self.translate(&key, out);
+    }
+
+    /// Publishes the scope of a name as it is now.
+    fn translate(&mut self, key: &Name, out: &mut Publication) {
+        let Some(published) = self.names.get_mut(key) else { return };
+        let sets = &self.sets;
+        let shape = |set: &PlacementSet| sets.get(set).map_or(Shape::OnePort, |state| state.shape);
+        let change = match published.route.as_ref().filter(|route| !route.backends.is_empty()) {
+            Some(route) => Change::Put(scope::resource(&published.name, route, shape)),
+            None => Change::Remove(scope::key(key.as_str())),
+        };
+        let version = match &change {
+            Change::Put(resource) => Some(resource.version()),
+            Change::Remove(_) => None,
+        };
+        // What was not published yet is replaced, what was may still be told of.
+        published.sent.retain(|sent| sent.revision.is_some());
+        if published.sent.len() >= MAX_REMEMBERED {
+            published.sent.pop_front();
+        }
+        published.sent.push_back(Sent { generation: published.generation, version, revision: None });
+        out.gated.push(change.key());
+        out.changes.push(change);
+        self.unconfirmed.insert(key.clone());
+    }
+
+    /// The name and generation that were published at a revision.
+    fn at(&self, key: &Key, revision: Revision) -> Option<(RoutableName, Generation)> {
+        self.find(key, |sent| sent.revision == Some(revision))
+    }
+
+    fn with_version(&self, key: &Key, version: Option<Version>) -> Option<(RoutableName, Generation)> {
+        self.find(key, |sent| sent.version == version)
+    }
+
+    fn find(&self, key: &Key, is: impl Fn(&Sent) -> bool) -> Option<(RoutableName, Generation)> {
+        let published = self.names.get(&key.name).filter(|_| key.kind == Kind::ScopedRoute)?;
+        let sent = published.sent.iter().rev().find(|sent| is(sent))?;
+        Some((published.name.clone(), sent.generation))
+    }
+
+    /// Forgets what no feedback can come of any more: what is older than a released change, and a name that is gone.
+    fn forget(&mut self, key: &Name, released: Revision) {
+        let Some(published) = self.names.get_mut(key) else { return };
+        published.sent.retain(|sent| sent.revision.is_none_or(|revision| revision >= released));
+        let last = published.sent.iter().all(|sent| sent.revision == Some(released));
+        if last && published.route.is_none() {
+            self.names.remove(key);
+        }
+    }
+}
+
+impl Set {
+    fn new(shape: Shape) -> Self {
+        Set { shape, endpoints: Vec::new(), wanted: true, clusters: BTreeMap::new(), users: BTreeSet::new() }
+    }
+}
+
+fn sets(route: Option<&Route>) -> impl Iterator<Item = &PlacementSet> {
+    route.into_iter().flat_map(|route| route.backends.iter().map(|backend| &backend.set))
+}

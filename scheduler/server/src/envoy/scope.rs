@@ -1,0 +1,251 @@
+//! SRDS: one scope for each routable name, with its route configuration inside.
+//!
+//! A name with one backend has ONE route without headers of its own: the route's name is `<model>_<version>`, and the
+//! listener's filter makes both headers of it. That is what keeps 100,000 names small. A name with several backends
+//! turns that filter off and sets the headers for each backend; routes that keep a client at its backend come first.
+//!
+//! Not here: where a set's replicas are (`cluster`), and the listener that reads the scopes (`listener`, `filters`).
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use domain::{Backend, PlacementSet, RoutableName, Route as DomainRoute, header};
+use envoy_types::pb::envoy::config::core::v3::HeaderValueOption;
+use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
+use envoy_types::pb::envoy::config::route::v3::route::Action;
+use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
+use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
+use envoy_types::pb::envoy::config::route::v3::scoped_route_configuration::key::fragment;
+use envoy_types::pb::envoy::config::route::v3::scoped_route_configuration::{Key as ScopeKey, key::Fragment};
+use envoy_types::pb::envoy::config::route::v3::weighted_cluster::ClusterWeight;
+use envoy_types::pb::envoy::config::route::v3::{
+    DirectResponseAction, FilterConfig, HeaderMatcher, Route, RouteAction, RouteConfiguration, RouteMatch,
+    ScopedRouteConfiguration, VirtualHost, WeightedCluster,
+};
+use envoy_types::pb::envoy::r#type::matcher::v3::StringMatcher;
+use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
+use envoy_types::pb::google::protobuf::Any;
+use xds::{Key, Kind, Resource};
+
+use super::cluster::{self, Door, Shape};
+use super::filters::ROUTE_HEADERS;
+use super::proto::{any, append, duration, encode, flag, overwrite, text, uint};
+
+/// The scope of the server-wide calls. No model can be called so.
+pub const MESH: &str = ".mesh";
+
+/// The scope that answers as soon as an Envoy has routes, for load balancers.
+pub const READY: &str = ".ready";
+
+/// What the canary answers.
+const READY_BODY: &str = "ready\n";
+
+/// All gRPC methods of the inference protocol.
+const GRPC_PREFIX: &str = "/inference.GRPCInferenceService/";
+
+/// Says in a response that payloads are logged.
+const LOGGING: &str = "Seldon-Logging";
+
+/// The one virtual host of a scope. Short, because there are very many.
+const HOST: &str = "h";
+
+/// No limit: an inference takes as long as it takes.
+const NO_TIMEOUT: Duration = Duration::ZERO;
+
+/// The key of a name's scope in the table.
+pub(super) fn key(name: &str) -> Key {
+    Key::new(Kind::ScopedRoute, name)
+}
+
+/// The scope of a routable name. `shape` says how many ports the replicas of a set have.
+pub(super) fn resource(
+    name: &RoutableName,
+    route: &DomainRoute,
+    shape: impl Fn(&PlacementSet) -> Shape,
+) -> Resource {
+    let name = name.to_string();
+    let backends: Vec<(&Backend, Shape)> =
+        route.backends.iter().map(|backend| (backend, shape(&backend.set))).collect();
+    let routes = match backends.as_slice() {
+        [(only, shape)] => {
+            let version = only.version.internal_name();
+            doors(*shape).iter().map(|door| to_cluster(&version, *door, target(only, *shape, *door))).collect()
+        }
+        several => {
+            let sticky = several.iter().flat_map(|(backend, shape)| {
+                doors(*shape).iter().map(|door| sticky(backend, *door, target(backend, *shape, *door)))
+            });
+            let widest = several.iter().map(|(_, shape)| *shape).max().unwrap_or(Shape::OnePort);
+            let weighted = doors(widest).iter().map(|door| weighted(&name, *door, several));
+            sticky.chain(weighted).collect()
+        }
+    };
+    let targets = backends.iter().flat_map(|(backend, shape)| {
+        doors(*shape).iter().map(|door| cluster::key(&target(backend, *shape, *door)))
+    });
+    let mut host = host(routes);
+    if route.backends.len() > 1 {
+        host.typed_per_filter_config = without_route_headers();
+    }
+    if route.log_payloads {
+        host.response_headers_to_add.push(overwrite(LOGGING, "true"));
+    }
+    scope(&name, host).requires(targets)
+}
+
+/// The scope of the server-wide calls, which the agents answer for the whole mesh.
+pub(super) fn mesh(shape: Shape, cluster: impl Fn(Door) -> String) -> Resource {
+    let rest = cluster(if shape == Shape::OnePort { Door::Shared } else { Door::Rest });
+    let grpc = cluster(if shape == Shape::OnePort { Door::Shared } else { Door::Grpc });
+    let exact = |path: &str| {
+        let mut route = to_cluster(MESH, Door::Rest, rest.clone());
+        route.r#match = Some(matching(PathSpecifier::Path(path.to_owned())));
+        route
+    };
+    let mut routes: Vec<Route> = ["/v2/health/live", "/v2/health/ready", "/v2", "/v2/"].map(exact).into();
+    routes.push(to_cluster(MESH, Door::Grpc, grpc));
+    let mut host = host(routes);
+    host.typed_per_filter_config = without_route_headers();
+    // A client's own value would make the agent look for a model.
+    host.request_headers_to_remove.push(header::INTERNAL_MODEL.to_owned());
+    scope(MESH, host).requires(shape.doors().iter().map(|door| cluster::key(&cluster(*door))))
+}
+
+/// The scope that answers 200 by itself: whoever sees that knows that this Envoy has routes.
+pub(super) fn ready() -> Resource {
+    let route = Route {
+        name: READY.to_owned(),
+        r#match: Some(matching(PathSpecifier::Prefix("/".to_owned()))),
+        action: Some(Action::DirectResponse(DirectResponseAction {
+            status: 200,
+            body: Some(text(READY_BODY)),
+            ..DirectResponseAction::default()
+        })),
+        ..Route::default()
+    };
+    let mut host = host(vec![route]);
+    host.typed_per_filter_config = without_route_headers();
+    scope(READY, host)
+}
+
+/// The doors that routes are needed for. REST's matches everything and so comes last.
+const fn doors(shape: Shape) -> &'static [Door] {
+    match shape {
+        Shape::OnePort => &[Door::Shared],
+        Shape::TwoPorts => &[Door::Grpc, Door::Rest],
+    }
+}
+
+/// The cluster a backend is reached by. A set with one port is reached by it, whatever other backends have.
+fn target(backend: &Backend, shape: Shape, door: Door) -> String {
+    let door = match shape {
+        Shape::OnePort => Door::Shared,
+        Shape::TwoPorts => door,
+    };
+    cluster::name(&backend.set, door)
+}
+
+fn to_cluster(name: &str, door: Door, cluster: String) -> Route {
+    Route {
+        name: name.to_owned(),
+        r#match: Some(matching(path(door))),
+        action: Some(Action::Route(action(ClusterSpecifier::Cluster(cluster)))),
+        ..Route::default()
+    }
+}
+
+/// Keeps a client at the backend that its last response named.
+fn sticky(backend: &Backend, door: Door, cluster: String) -> Route {
+    let version = backend.version.internal_name();
+    let mut route = to_cluster(&version, door, cluster);
+    if let Some(matching) = &mut route.r#match {
+        matching.headers.push(HeaderMatcher {
+            name: header::ROUTE.to_owned(),
+            header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(StringMatcher {
+                match_pattern: Some(MatchPattern::Contains(token(&version))),
+                ..StringMatcher::default()
+            })),
+            ..HeaderMatcher::default()
+        });
+    }
+    route.request_headers_to_add.push(internal_model(&version));
+    route.response_headers_to_add.push(route_header(&version));
+    route
+}
+
+/// Shares the traffic by weight.
+fn weighted(name: &str, door: Door, backends: &[(&Backend, Shape)]) -> Route {
+    // Envoy refuses a sum of 0.
+    let least = u32::from(backends.iter().all(|(backend, _)| backend.weight == 0));
+    let clusters = backends.iter().map(|(backend, shape)| {
+        let version = backend.version.internal_name();
+        ClusterWeight {
+            name: target(backend, *shape, door),
+            weight: uint(backend.weight.max(least)),
+            request_headers_to_add: vec![internal_model(&version)],
+            response_headers_to_add: vec![route_header(&version)],
+            ..ClusterWeight::default()
+        }
+    });
+    let clusters = WeightedCluster { clusters: clusters.collect(), ..WeightedCluster::default() };
+    Route {
+        name: name.to_owned(),
+        r#match: Some(matching(path(door))),
+        action: Some(Action::Route(action(ClusterSpecifier::WeightedClusters(clusters)))),
+        ..Route::default()
+    }
+}
+
+fn action(cluster: ClusterSpecifier) -> RouteAction {
+    RouteAction { timeout: duration(NO_TIMEOUT), cluster_specifier: Some(cluster), ..RouteAction::default() }
+}
+
+fn path(door: Door) -> PathSpecifier {
+    PathSpecifier::Prefix(match door {
+        Door::Shared | Door::Rest => "/".to_owned(),
+        Door::Grpc => GRPC_PREFIX.to_owned(),
+    })
+}
+
+fn matching(path: PathSpecifier) -> RouteMatch {
+    RouteMatch { path_specifier: Some(path), ..RouteMatch::default() }
+}
+
+fn internal_model(version: &str) -> HeaderValueOption {
+    overwrite(header::INTERNAL_MODEL, version)
+}
+
+fn route_header(version: &str) -> HeaderValueOption {
+    append(header::ROUTE, token(version))
+}
+
+fn token(version: &str) -> String {
+    format!(":{version}:")
+}
+
+/// One entry, so its encoding is canonical.
+fn without_route_headers() -> HashMap<String, Any> {
+    let off = FilterConfig { disabled: true, ..FilterConfig::default() };
+    HashMap::from([(ROUTE_HEADERS.to_owned(), any(&off))])
+}
+
+fn host(routes: Vec<Route>) -> VirtualHost {
+    VirtualHost { name: HOST.to_owned(), domains: vec!["*".to_owned()], routes, ..VirtualHost::default() }
+}
+
+fn scope(name: &str, host: VirtualHost) -> Resource {
+    let message = ScopedRouteConfiguration {
+        name: name.to_owned(),
+        route_configuration: Some(RouteConfiguration {
+            name: name.to_owned(),
+            virtual_hosts: vec![host],
+            // Order keeps a scope from naming a cluster that is not there; Envoy's own check would refuse all scopes
+            // of a response for one.
+            validate_clusters: flag(false),
+            ..RouteConfiguration::default()
+        }),
+        key: Some(ScopeKey { fragments: vec![Fragment { r#type: Some(fragment::Type::StringKey(name.to_owned())) }] }),
+        ..ScopedRouteConfiguration::default()
+    };
+    Resource::new(Kind::ScopedRoute, name, encode(&message))
+}
