@@ -1,2 +1,129 @@
 //! The task between the machine's route changes and the Envoys: translates, publishes, and tells the machine what was
 //! applied. Translation, hashing and encoding happen here, never on the driver's thread.
+
+use std::time::Duration;
+
+use domain::Time;
+use runtime::Stop;
+use scheduler_core::{Event, RouteChange};
+use tokio::sync::mpsc;
+use tracing::{error, info, warn};
+use xds::{Ads, Feedback};
+
+use crate::config::Config;
+use crate::driver::now;
+use crate::envoy::{News, Publication, Publisher, tailor};
+use crate::grpc::agents::Never;
+use crate::handle::Scheduler;
+
+/// How long to sleep when no cluster waits for its removal.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// Batches of changes that become one publication.
+const BATCHES_MAX: usize = 100;
+
+/// Owner of the table of resources.
+pub(crate) struct Publishing {
+    publisher: Publisher,
+    ads: Ads,
+    feedback: mpsc::Receiver<Feedback>,
+    scheduler: Scheduler,
+}
+
+impl Publishing {
+    /// Must be called inside a tokio runtime.
+    pub(crate) fn new(config: &Config, scheduler: Scheduler) -> Self {
+        let (ads, feedback) = Ads::new(xds::Config {
+            lag_after: config.lag_after,
+            drain_grace: config.drain_grace,
+            tailor: Some(tailor(&config.envoy)),
+        });
+        Self { publisher: Publisher::new(config.envoy.clone()), ads, feedback, scheduler }
+    }
+
+    /// The server of the table.
+    pub(crate) fn ads(&self) -> Ads {
+        self.ads.clone()
+    }
+
+    /// From now on Envoys are answered; everything they had before must have been published.
+    pub(crate) fn open(&self, earlier_streams: bool) {
+        self.ads.open(earlier_streams);
+    }
+
+    /// Translates and publishes.
+    pub(crate) fn publish(&mut self, changes: Vec<RouteChange>) {
+        let publication = self.publisher.apply(changes, now());
+        self.hand_over(publication);
+    }
+
+    fn hand_over(&mut self, publication: Publication) {
+        if publication.is_empty() {
+            return;
+        }
+        match self.ads.publish(publication.changes, publication.gated) {
+            Ok(revision) => self.publisher.published(revision),
+            // A set is announced before the route that uses it and removed after it, so this is a bug; Envoys keep
+            // what they have.
+            Err(dangling) => error!(%dangling, "resources refer to what is not there, they are not published"),
+        }
+    }
+
+    /// Runs until the process stops.
+    pub(crate) async fn run(
+        mut self,
+        mut changes: mpsc::UnboundedReceiver<Vec<RouteChange>>,
+        stop: Stop,
+    ) -> Result<(), Never> {
+        let mut batches = Vec::new();
+        loop {
+            let wait = self.publisher.due().map_or(LONGEST_WAIT, |Time(due)| {
+                Duration::from_millis(due.saturating_sub(now().0)).min(LONGEST_WAIT)
+            });
+            tokio::select! {
+                // All arms are cancel-safe. Changes come first: what is heard of older ones is superseded by them.
+                biased;
+                () = stop.requested() => return Ok(()),
+                count = changes.recv_many(&mut batches, BATCHES_MAX) => {
+                    if count == 0 {
+                        return Ok(());
+                    }
+                    let changes = batches.drain(..).flatten().collect();
+                    self.publish(changes);
+                }
+                feedback = self.feedback.recv() => match feedback {
+                    Some(feedback) => self.hear(feedback).await,
+                    None => return Ok(()),
+                },
+                () = tokio::time::sleep(wait) => {}
+            }
+            let expired = self.publisher.tick(now());
+            self.hand_over(expired);
+        }
+    }
+
+    async fn hear(&mut self, feedback: Feedback) {
+        let Some(news) = self.publisher.hear(feedback) else { return };
+        let event = match news {
+            News::Applied { name, generation } => Event::RouteApplied { name, generation },
+            News::Released { name, generation } => Event::RouteReleased { name, generation },
+            News::Rejected { name, generation, node, message } => {
+                error!(%name, %node, %message, "envoy refused a route");
+                Event::RouteRejected { name, generation, message: format!("Envoy {node} refused its route: {message}") }
+            }
+            News::Refused { key, node, message } => {
+                error!(%key, %node, %message, "envoy refused a resource");
+                return;
+            }
+            News::Connected { streams: 0 } => {
+                warn!("no envoy is connected; models are available as soon as they are loaded");
+                return;
+            }
+            News::Connected { streams } => {
+                info!(streams, "envoys connected");
+                return;
+            }
+        };
+        self.scheduler.tell(event).await;
+    }
+}
