@@ -1,1 +1,72 @@
-//! switchyard
+//! The program `switchyard`: the user's verbs, and the parts that it runs. Decides nothing about models: it reads
+//! what is typed, calls a scheduler or Envoy, and says what they said.
+//!
+//! Invariants: results go to standard output, everything else to standard error; the exit status is 0 only when what
+//! was asked for has happened, 2 for a command line that cannot be understood, else 1.
+
+mod address;
+mod client;
+mod command;
+mod failure;
+mod manifest;
+mod output;
+mod part;
+mod verb;
+mod wait;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use tokio::runtime::Builder;
+
+use crate::command::{Cli, Verb};
+use crate::failure::Error;
+use crate::output::Output;
+
+/// Runs the command line `arguments` (the first one is the program's name).
+pub fn start(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(usage) => {
+            // Fails when nobody reads any more; then there is nobody to tell.
+            let _ = usage.print();
+            return ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(1));
+        }
+    };
+    if let Verb::RunChild { arguments } = cli.verb {
+        return part::run_child(arguments);
+    }
+    match run(cli.verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever closed the pipe has read enough (`switchyard model list | head -1`).
+        Err(error) if error.is_closed_pipe() => ExitCode::SUCCESS,
+        Err(error) => {
+            output::complain(&failure::chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: Verb) -> Result<(), Error> {
+    match verb {
+        Verb::Model(model) => block_on(verb::model::run(model.verb, &mut Output::stdout())),
+        Verb::Server(server) => block_on(verb::server::run(server.verb, &mut Output::stdout())),
+        Verb::Scheduler(flags) => serve(part::scheduler::run(flags)),
+        Verb::Agent(flags) => serve(part::agent::run(flags)),
+        Verb::OnnxServer(flags) => serve(part::onnx_server::run(flags)),
+        Verb::RunChild { .. } => Ok(()), // it has no runtime and an exit status of its own
+    }
+}
+
+/// A verb: one call after the other.
+fn block_on(work: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+    let runtime = Builder::new_current_thread().enable_all().build();
+    runtime.map_err(Error::Runtime)?.block_on(work)
+}
+
+/// A part: a thread for each core.
+fn serve(work: impl Future<Output = Result<(), part::Error>>) -> Result<(), Error> {
+    let runtime = Builder::new_multi_thread().enable_all().build();
+    Ok(runtime.map_err(Error::Runtime)?.block_on(work)?)
+}

@@ -1,2 +1,7 @@
-//! The one binary.
-fn main() {}
+//! The one binary. Everything it does is in the library of the same name.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    switchyard::start(std::env::args_os())
+}

@@ -1,0 +1,73 @@
+//! Connections to the scheduler and to Envoy. Each call is made once; who waits asks again.
+
+pub(crate) mod inference;
+pub(crate) mod scheduler;
+
+use std::time::Duration;
+
+use tonic::transport::{Channel, Endpoint};
+
+use crate::address::Address;
+
+/// A peer on the same continent connects within a fraction of it; after it a person wants to know.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Largest answer that is read, and largest request that is sent: what Envoy lets through.
+pub(crate) const MAX_MESSAGE: usize = 64 << 20;
+
+/// Why a call has no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("cannot connect to {address}: start one with `switchyard up`, or name another with {flag}", flag = .address.target.flag())]
+    Connect {
+        address: Address,
+        #[source]
+        cause: Box<dyn std::error::Error + Send + Sync>,
+    },
+    #[error("{call}: {code:?}: {message}")]
+    Refused { call: String, code: tonic::Code, message: String },
+    #[error("model {model} answered {code}: {text}")]
+    Http { model: String, code: http::StatusCode, text: String },
+    #[error("the answer of {address} cannot be read")]
+    Answer {
+        address: Address,
+        #[source]
+        cause: Box<dyn std::error::Error + Send + Sync>,
+    },
+    #[error("{address} did not answer within {seconds} s")]
+    Slow { address: Address, seconds: u64 },
+}
+
+impl Error {
+    /// The peer does not know what was asked for.
+    pub(crate) fn is_unknown(&self) -> bool {
+        use tonic::Code::{FailedPrecondition, NotFound};
+        matches!(self, Error::Refused { code: FailedPrecondition | NotFound, .. })
+    }
+
+    /// The peer may be back soon.
+    pub(crate) fn is_passing(&self) -> bool {
+        use tonic::Code::{Cancelled, DeadlineExceeded, Unavailable, Unknown};
+        match self {
+            Error::Connect { .. } | Error::Answer { .. } | Error::Slow { .. } => true,
+            Error::Refused { code, .. } => matches!(code, Cancelled | DeadlineExceeded | Unavailable | Unknown),
+            Error::Http { .. } => false,
+        }
+    }
+}
+
+/// A gRPC connection.
+async fn channel(address: &Address) -> Result<Channel, Error> {
+    let connect = |cause: tonic::transport::Error| Error::Connect { address: address.clone(), cause: cause.into() };
+    let endpoint = Endpoint::from_shared(format!("http://{}", address.authority)).map_err(connect)?;
+    endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true).connect().await.map_err(connect)
+}
+
+/// An error status of a call. Text of a connection that broke is for `address`.
+fn refused(call: String, address: &Address, status: &tonic::Status) -> Error {
+    let at = match status.code() {
+        tonic::Code::Unavailable => format!(" ({address})"),
+        _ => String::new(),
+    };
+    let message = crate::output::table::one_line(status.message());
+    Error::Refused { call, code: status.code(), message: format!("{message}{at}") }
+}

@@ -1,0 +1,47 @@
+//! Why the program ends with an error: the errors of its modules under one roof, and how they are told.
+
+use std::io;
+
+use crate::{address, client, manifest, output, part, verb, wait};
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(transparent)]
+    Address(#[from] address::Error),
+    #[error(transparent)]
+    Client(#[from] client::Error),
+    #[error(transparent)]
+    Manifest(#[from] manifest::Error),
+    #[error(transparent)]
+    Output(#[from] output::Error),
+    #[error(transparent)]
+    Part(#[from] part::Error),
+    #[error(transparent)]
+    Verb(#[from] verb::Error),
+    #[error(transparent)]
+    Wait(#[from] wait::Error),
+    #[error("start the runtime")]
+    Runtime(#[source] io::Error),
+}
+
+impl Error {
+    /// Nobody reads our output any more.
+    pub(crate) fn is_closed_pipe(&self) -> bool {
+        matches!(self, Error::Output(output::Error::Closed))
+    }
+}
+
+/// The error with its causes in one text; a cause that is told already is left out.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}

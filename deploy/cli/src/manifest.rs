@@ -1,0 +1,165 @@
+//! Manifests from `-f`: a file, or `-` for standard input. A relative `storageUri` without a scheme, such as
+//! `./models/iris`, is a path beside the manifest: the protocol knows absolute paths only, and where the manifest
+//! lies is known here only.
+
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use crds::{Manifest, Violation};
+
+/// Why there are no manifests.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("read {}", .path.display())]
+    Read {
+        path: PathBuf,
+        #[source]
+        cause: io::Error,
+    },
+    #[error("{} violations\n{}", .0.len(), .0.iter().map(|violation| format!("  {violation}")).collect::<Vec<_>>().join("\n"))]
+    Violations(Vec<Violation>),
+    #[error("{kind} {name} is no model: remove it from this file")]
+    NoModel { kind: &'static str, name: String },
+    #[error("{kind} {name} is no server: remove it from this file")]
+    NoServer { kind: &'static str, name: String },
+    #[error("storageUri {uri:?} of model {model} is a path beside the manifest, and there is nothing at {}", .path.display())]
+    NoArtifact {
+        model: String,
+        uri: String,
+        path: PathBuf,
+        #[source]
+        cause: io::Error,
+    },
+}
+
+/// What `-f -` is called in messages.
+const STDIN: &str = "standard input";
+
+/// The text of a file or of standard input, up to `limit` bytes and one more.
+pub(crate) fn read(path: &Path, limit: usize) -> Result<String, Error> {
+    let failed = |cause| Error::Read { path: path.to_owned(), cause };
+    let mut text = String::new();
+    let limit = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
+    if path == Path::new("-") {
+        io::stdin().lock().take(limit).read_to_string(&mut text).map_err(failed)?;
+    } else {
+        std::fs::File::open(path).map_err(failed)?.take(limit).read_to_string(&mut text).map_err(failed)?;
+    }
+    Ok(text)
+}
+
+fn parse(path: &Path) -> Result<Vec<Manifest>, Error> {
+    let text = read(path, crds::MAX_TEXT)?;
+    let source = if path == Path::new("-") { STDIN.to_owned() } else { path.display().to_string() };
+    crds::parse(&text, &source).map_err(Error::Violations)
+}
+
+/// The models in a file.
+pub(crate) fn models(path: &Path) -> Result<Vec<crds::Model>, Error> {
+    // Without a parent, and for standard input, paths are relative to the current folder.
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let models = parse(path)?.into_iter().map(|manifest| match manifest {
+        Manifest::Model(model) => beside(*model, folder),
+        Manifest::Server(server) => Err(Error::NoModel { kind: "server", name: server.metadata.name }),
+    });
+    models.collect()
+}
+
+/// The names of the models in a file.
+pub(crate) fn model_names(path: &Path) -> Result<Vec<String>, Error> {
+    let names = parse(path)?.into_iter().map(|manifest| match manifest {
+        Manifest::Model(model) => Ok(model.metadata.name),
+        Manifest::Server(server) => Err(Error::NoModel { kind: "server", name: server.metadata.name }),
+    });
+    names.collect()
+}
+
+/// The servers in a file.
+pub(crate) fn servers(path: &Path) -> Result<Vec<crds::Server>, Error> {
+    let servers = parse(path)?.into_iter().map(|manifest| match manifest {
+        Manifest::Server(server) => Ok(*server),
+        Manifest::Model(model) => Err(Error::NoServer { kind: "model", name: model.metadata.name }),
+    });
+    servers.collect()
+}
+
+/// A fault that the conversion of a manifest found after it was read, which the reader excludes.
+pub(crate) fn faulty(name: &str, faults: Vec<crds::Fault>) -> Error {
+    let violation = |fault: crds::Fault| Violation {
+        source_name: name.to_owned(),
+        line: None,
+        path: fault.path,
+        problem: fault.problem,
+    };
+    Error::Violations(faults.into_iter().map(violation).collect())
+}
+
+/// Makes a relative `storageUri` absolute. One with a colon names a remote, not a file.
+fn beside(mut model: crds::Model, folder: &Path) -> Result<crds::Model, Error> {
+    let uri = &model.spec.storage_uri;
+    if Path::new(uri).is_absolute() || uri.contains(':') {
+        return Ok(model);
+    }
+    let path = folder.join(uri);
+    let missing =
+        |cause| Error::NoArtifact { model: model.metadata.name.clone(), uri: uri.clone(), path: path.clone(), cause };
+    let absolute = path.canonicalize().map_err(missing)?;
+    let text = absolute.into_os_string().into_string();
+    let not_text = |_| missing(io::Error::new(io::ErrorKind::InvalidFilename, "its path is not UTF-8"));
+    model.spec.storage_uri = text.map_err(not_text)?;
+    Ok(model)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Error, models, servers};
+
+    fn model(uri: &str) -> String {
+        format!(
+            "apiVersion: mlops.seldon.io/v1alpha1\nkind: Model\nmetadata: {{name: iris}}\nspec: {{storageUri: '{uri}'}}\n"
+        )
+    }
+
+    #[test]
+    fn a_relative_path_is_beside_the_manifest_and_everything_else_stays() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = folder.path().canonicalize().expect("its path");
+        std::fs::create_dir_all(root.join("models/iris")).expect("a folder");
+        let file = root.join("models/iris.yaml");
+        let here = root.join("models/iris").display().to_string();
+        for (uri, expected) in [
+            ("./iris", here.as_str()),
+            ("iris", &here),
+            ("../models/./iris", &here),
+            ("/mnt/iris", "/mnt/iris"),
+            ("s3://bucket/iris", "s3://bucket/iris"),
+            ("minio:bucket/iris", "minio:bucket/iris"),
+        ] {
+            std::fs::write(&file, model(uri)).expect("write");
+            let found = models(&file).expect(uri);
+            assert_eq!(found[0].spec.storage_uri, expected, "{uri}");
+        }
+        std::fs::write(&file, model("./nothing")).expect("write");
+        assert!(matches!(models(&file), Err(Error::NoArtifact { .. })));
+    }
+
+    #[test]
+    fn the_samples_are_good_manifests() {
+        let samples = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../samples");
+        let mut count = 0;
+        for entry in std::fs::read_dir(samples).expect("the samples") {
+            let path = entry.expect("an entry").path();
+            if path.extension().is_some_and(|extension| extension == "yaml") {
+                count += 1;
+                assert!(crds::parse(&super::read(&path, crds::MAX_TEXT).expect("text"), "sample").is_ok(), "{path:?}");
+                // A model that is not part of the repository may have been fetched or not.
+                let fetched = models(&path).or_else(|error| match error {
+                    Error::NoArtifact { .. } => Ok(Vec::new()),
+                    error => Err(error),
+                });
+                assert!(fetched.is_ok() || servers(&path).is_ok(), "{path:?}");
+            }
+        }
+        assert!(count > 0);
+    }
+}

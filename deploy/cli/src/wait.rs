@@ -1,0 +1,188 @@
+//! When waiting is over: pure functions from a status to a verdict. Asking again and again is the verbs' business.
+
+use messages::scheduler as wire;
+use wire::model_status::ModelState;
+
+use crate::output::status::model_state;
+use crate::output::table::one_line;
+
+/// What a status means to somebody who waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Not yet; the text says what is going on.
+    Waiting(String),
+    /// It has happened; the text says what.
+    Done(String),
+    /// It will not happen.
+    Failed(String),
+}
+
+/// Why waiting ended without what was waited for.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("{what}: {reason}")]
+    Failed { what: String, reason: String },
+    #[error("{what}: not after {seconds} s (--timeout-secs): {last}")]
+    Timeout { what: String, seconds: u64, last: String },
+}
+
+/// The latest version in a status.
+pub(crate) fn latest(status: &wire::ModelStatusResponse) -> Option<&wire::ModelVersionStatus> {
+    status.versions.iter().max_by_key(|version| version.version)
+}
+
+/// Whether version `wanted` of a model, or a newer one, has been loaded. A model without capacity is waited for, since
+/// servers may come; one that failed is not.
+pub(crate) fn loaded(wanted: u32, status: Option<&wire::ModelStatusResponse>) -> Verdict {
+    let Some(status) = status else { return Verdict::Failed("it has been unloaded".to_owned()) };
+    let Some(version) = latest(status).filter(|version| version.version >= wanted) else {
+        return Verdict::Waiting(format!("version {wanted} is not known yet"));
+    };
+    let text = describe(version);
+    let state = version.state.as_ref().map_or(0, |state| state.state);
+    match ModelState::try_from(state) {
+        Ok(ModelState::ModelAvailable | ModelState::ModelScaledDown) => Verdict::Done(text),
+        Ok(ModelState::ModelFailed) => Verdict::Failed(text),
+        Ok(
+            ModelState::ModelTerminating
+            | ModelState::ModelTerminated
+            | ModelState::ModelTerminateFailed
+            | ModelState::ModelTerminate,
+        ) => Verdict::Failed(format!("it is being unloaded: {text}")),
+        Ok(
+            ModelState::Unknown | ModelState::ModelProgressing | ModelState::ScheduleFailed | ModelState::ModelCreate,
+        )
+        | Err(_) => Verdict::Waiting(text),
+    }
+}
+
+/// Whether a loaded model answers requests: not one that was scaled to nothing.
+pub(crate) fn takes_requests(status: &wire::ModelStatusResponse) -> bool {
+    let state = latest(status).and_then(|version| version.state.as_ref()).map_or(0, |state| state.state);
+    ModelState::try_from(state) == Ok(ModelState::ModelAvailable)
+}
+
+/// Whether a model is gone; `None` = the scheduler does not know it (any more).
+pub(crate) fn unloaded(status: Option<&wire::ModelStatusResponse>) -> Verdict {
+    let Some(status) = status else { return Verdict::Done("unloaded".to_owned()) };
+    let Some(version) = latest(status) else { return Verdict::Done("unloaded".to_owned()) };
+    let text = describe(version);
+    let state = version.state.as_ref().map_or(0, |state| state.state);
+    match ModelState::try_from(state) {
+        Ok(ModelState::ModelTerminated) => Verdict::Done("unloaded".to_owned()),
+        Ok(ModelState::ModelTerminateFailed) => Verdict::Failed(text),
+        _ if !status.deleted => Verdict::Failed(format!("it has been loaded again: {text}")),
+        _ => Verdict::Waiting(text),
+    }
+}
+
+/// Whether a server has `wanted` replicas; `None` = the scheduler does not know it.
+pub(crate) fn scaled(wanted: u32, status: Option<&wire::ServerStatusResponse>) -> Verdict {
+    let available = status.map_or(0, |status| status.available_replicas);
+    let text = format!("{available} of {wanted} replicas are available");
+    if i64::from(available) == i64::from(wanted) { Verdict::Done(text) } else { Verdict::Waiting(text) }
+}
+
+/// A version of a model in one line.
+pub(crate) fn describe(version: &wire::ModelVersionStatus) -> String {
+    let state = version.state.clone().unwrap_or_default();
+    let name = model_state(state.state).map_or_else(|| format!("in state {}", state.state), str::to_owned);
+    let server = if version.server_name.is_empty() { String::new() } else { format!(" on {}", version.server_name) };
+    let reason = if state.reason.is_empty() { String::new() } else { format!(": {}", state.reason) };
+    one_line(&format!("version {} is {name}{server}{reason}", version.version))
+}
+
+#[cfg(test)]
+mod tests {
+    use messages::scheduler as wire;
+    use wire::model_status::ModelState;
+
+    use super::{Verdict, loaded, scaled, takes_requests, unloaded};
+
+    /// A model whose version `number` has this state, and whose older version still serves.
+    fn status(number: u32, state: i32, deleted: bool) -> wire::ModelStatusResponse {
+        let version = |version, state, reason: &str| wire::ModelVersionStatus {
+            version,
+            server_name: "onnx".to_owned(),
+            state: Some(wire::ModelStatus { state, reason: reason.to_owned(), ..Default::default() }),
+            ..Default::default()
+        };
+        let available = ModelState::ModelAvailable as i32;
+        let versions = vec![version(number, state, "why"), version(number - 1, available, "")];
+        wire::ModelStatusResponse { model_name: "iris".to_owned(), versions, deleted, ..Default::default() }
+    }
+
+    const STATES: [ModelState; 11] = [
+        ModelState::Unknown,
+        ModelState::ModelProgressing,
+        ModelState::ModelAvailable,
+        ModelState::ModelFailed,
+        ModelState::ModelTerminating,
+        ModelState::ModelTerminated,
+        ModelState::ModelTerminateFailed,
+        ModelState::ScheduleFailed,
+        ModelState::ModelScaledDown,
+        ModelState::ModelCreate,
+        ModelState::ModelTerminate,
+    ];
+
+    /// The states for which `verdict` says so, in the order of their numbers.
+    fn states(verdict: impl Fn(ModelState) -> Verdict, expected: fn(&Verdict) -> bool) -> Vec<ModelState> {
+        STATES.into_iter().filter(|state| expected(&verdict(*state))).collect()
+    }
+
+    #[test]
+    fn loading_is_over_when_the_wanted_version_serves_sleeps_or_cannot_be() {
+        let verdict = |state| loaded(3, Some(&status(3, state as i32, false)));
+        assert_eq!(
+            states(verdict, |verdict| matches!(verdict, Verdict::Done(_))),
+            [ModelState::ModelAvailable, ModelState::ModelScaledDown]
+        );
+        assert_eq!(
+            states(verdict, |verdict| matches!(verdict, Verdict::Waiting(_))),
+            [ModelState::Unknown, ModelState::ModelProgressing, ModelState::ScheduleFailed, ModelState::ModelCreate]
+        );
+        let failed = Verdict::Failed("version 3 is ModelFailed on onnx: why".to_owned());
+        assert_eq!(verdict(ModelState::ModelFailed), failed);
+        assert!(matches!(loaded(3, Some(&status(3, 77, false))), Verdict::Waiting(text) if text.contains("state 77")));
+    }
+
+    #[test]
+    fn an_older_version_never_counts_and_a_newer_one_does() {
+        let available = ModelState::ModelAvailable as i32;
+        assert!(matches!(loaded(4, Some(&status(3, available, false))), Verdict::Waiting(_)));
+        assert!(matches!(loaded(2, Some(&status(3, available, false))), Verdict::Done(_)));
+        assert!(matches!(loaded(2, Some(&wire::ModelStatusResponse::default())), Verdict::Waiting(_)));
+        assert!(matches!(loaded(2, None), Verdict::Failed(_)));
+    }
+
+    #[test]
+    fn a_model_scaled_to_nothing_takes_no_requests() {
+        assert!(takes_requests(&status(3, ModelState::ModelAvailable as i32, false)));
+        assert!(!takes_requests(&status(3, ModelState::ModelScaledDown as i32, false)));
+    }
+
+    #[test]
+    fn unloading_is_over_when_nothing_is_left_or_somebody_wants_it_again() {
+        let verdict = |state| unloaded(Some(&status(3, state as i32, true)));
+        assert_eq!(states(verdict, |verdict| matches!(verdict, Verdict::Done(_))), [ModelState::ModelTerminated]);
+        assert_eq!(
+            states(verdict, |verdict| matches!(verdict, Verdict::Failed(_))),
+            [ModelState::ModelTerminateFailed]
+        );
+        assert!(matches!(unloaded(None), Verdict::Done(_)));
+        let again = unloaded(Some(&status(3, ModelState::ModelProgressing as i32, false)));
+        assert!(matches!(again, Verdict::Failed(text) if text.contains("loaded again")));
+    }
+
+    #[test]
+    fn scaling_is_over_when_exactly_the_wanted_replicas_are_there() {
+        let status = |available_replicas| wire::ServerStatusResponse { available_replicas, ..Default::default() };
+        assert!(matches!(scaled(2, Some(&status(1))), Verdict::Waiting(_)));
+        assert!(matches!(scaled(2, Some(&status(3))), Verdict::Waiting(_)));
+        assert!(matches!(scaled(2, Some(&status(2))), Verdict::Done(_)));
+        assert!(matches!(scaled(2, Some(&status(-1))), Verdict::Waiting(_)));
+        assert!(matches!(scaled(0, None), Verdict::Done(_)));
+        assert!(matches!(scaled(1, None), Verdict::Waiting(_)));
+    }
+}
