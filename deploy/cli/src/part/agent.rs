@@ -118,12 +118,11 @@ impl Flags {
     fn replica(&self) -> Result<ReplicaId, BadFlags> {
         let (mut name, mut index) = (SERVER_NAME.to_owned(), 0);
         // Only what no flag says is taken from the pod's name.
-        if self.server_name.is_none() || self.server_idx.is_none() {
-            if let Some(pod) = self.pod_name.as_deref().filter(|pod| !pod.is_empty()) {
-                let parts = pod.rsplit_once('-').and_then(|(name, index)| Some((name, index.parse::<u32>().ok()?)));
-                let (pod_server, pod_index) = parts.ok_or_else(|| BadFlags::PodName { text: pod.to_owned() })?;
-                (name, index) = (pod_server.to_owned(), pod_index);
-            }
+        let asked = self.server_name.is_none() || self.server_idx.is_none();
+        if let Some(pod) = self.pod_name.as_deref().filter(|pod| asked && !pod.is_empty()) {
+            let parts = pod.rsplit_once('-').and_then(|(name, index)| Some((name, index.parse::<u32>().ok()?)));
+            let (pod_server, pod_index) = parts.ok_or_else(|| BadFlags::PodName { text: pod.to_owned() })?;
+            (name, index) = (pod_server.to_owned(), pod_index);
         }
         let name = self.server_name.as_deref().unwrap_or(&name);
         let server = ServerName::parse(name).map_err(BadFlags::ServerName)?;

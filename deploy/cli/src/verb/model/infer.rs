@@ -46,7 +46,7 @@ struct Called {
 }
 
 enum Caller {
-    Rest { rest: Rest, headers: HeaderMap, body: Bytes },
+    Rest { rest: Box<Rest>, headers: HeaderMap, body: Bytes },
     Grpc { grpc: Box<Grpc>, headers: HeaderMap, request: Box<InferRequest> },
 }
 
@@ -113,7 +113,7 @@ impl Caller {
             headers
         };
         Ok(match flags.inference_mode {
-            Mode::Rest => Caller::Rest { rest: Rest::new(address, timeout), headers: own(for_json(&flags.name)), body },
+            Mode::Rest => Caller::Rest { rest: Box::new(Rest::new(address, timeout)), headers: own(for_json(&flags.name)), body },
             Mode::Grpc => {
                 let mut request = InferRequest::from_json(&body, None).map_err(verb::Error::Request)?;
                 request.model_name.clone_from(&flags.name);
