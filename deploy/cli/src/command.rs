@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::address::{self, Address, Target};
-use crate::{part, verb};
+use crate::{part, up, verb};
 
 /// Serves machine-learning models behind Envoy.
 #[derive(Debug, Parser)]
@@ -23,6 +23,8 @@ const EXAMPLE: &str = "Example:
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
+    /// Run everything on this machine.
+    Up(Box<up::Flags>),
     /// Load, inspect and call models.
     Model(verb::model::Group),
     /// Inspect and scale servers.

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::{address, client, manifest, output, part, verb, wait};
+use crate::{address, client, manifest, output, part, up, verb, wait};
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -16,6 +16,8 @@ pub(crate) enum Error {
     Output(#[from] output::Error),
     #[error(transparent)]
     Part(#[from] part::Error),
+    #[error(transparent)]
+    Up(#[from] up::Error),
     #[error(transparent)]
     Verb(#[from] verb::Error),
     #[error(transparent)]

@@ -11,6 +11,7 @@ mod failure;
 mod manifest;
 mod output;
 mod part;
+mod up;
 mod verb;
 mod wait;
 
@@ -52,6 +53,7 @@ fn run(verb: Verb) -> Result<(), Error> {
     match verb {
         Verb::Model(model) => block_on(verb::model::run(model.verb, &mut Output::stdout())),
         Verb::Server(server) => block_on(verb::server::run(server.verb, &mut Output::stdout())),
+        Verb::Up(flags) => serve(up::run(*flags)),
         Verb::Scheduler(flags) => serve(part::scheduler::run(flags)),
         Verb::Agent(flags) => serve(part::agent::run(flags)),
         Verb::OnnxServer(flags) => serve(part::onnx_server::run(flags)),
@@ -66,7 +68,10 @@ fn block_on(work: impl Future<Output = Result<(), Error>>) -> Result<(), Error> 
 }
 
 /// A part: a thread for each core.
-fn serve(work: impl Future<Output = Result<(), part::Error>>) -> Result<(), Error> {
+fn serve<E>(work: impl Future<Output = Result<(), E>>) -> Result<(), Error>
+where
+    Error: From<E>,
+{
     let runtime = Builder::new_multi_thread().enable_all().build();
     Ok(runtime.map_err(Error::Runtime)?.block_on(work)?)
 }

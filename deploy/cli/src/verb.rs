@@ -130,7 +130,7 @@ mod tests {
                 Ok(Verdict::Waiting("no server".to_owned()))
             });
             let error = end.await.expect_err("it is over").to_string();
-            assert_eq!(error, "model iris: not after 3 s (--timeout-secs): no server");
+            assert_eq!(error, "model iris: still waiting after 3 s (--timeout-secs): no server");
         }
     }
 }

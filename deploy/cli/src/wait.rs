@@ -22,7 +22,7 @@ pub(crate) enum Verdict {
 pub(crate) enum Error {
     #[error("{what}: {reason}")]
     Failed { what: String, reason: String },
-    #[error("{what}: not after {seconds} s (--timeout-secs): {last}")]
+    #[error("{what}: still waiting after {seconds} s (--timeout-secs): {last}")]
     Timeout { what: String, seconds: u64, last: String },
 }
 

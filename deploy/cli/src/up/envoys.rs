@@ -23,6 +23,15 @@ const READY_WITHIN: Duration = Duration::from_secs(30);
 /// How long clients get to finish when everything stops.
 const DRAIN: Duration = Duration::from_secs(2);
 
+/// Why an Envoy does not serve.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(transparent)]
+    Start(#[from] envoy::StartError),
+    #[error(transparent)]
+    Ready(#[from] envoy::ReadyError),
+}
+
 /// What one Envoy needs.
 pub(crate) struct Plan {
     pub(crate) binary: Binary,
@@ -52,8 +61,8 @@ pub(crate) fn bootstrap(number: u16, data_port: u16, stats_port: u16, xds: Socke
     }
 }
 
-/// Keeps the Envoy running until the stop; then drains it. The first start must succeed.
-pub(crate) async fn keep_running(plan: Plan, mut envoy: Envoy, stop: Stop) -> Result<(), envoy::StartError> {
+/// Keeps the Envoy running until the stop; then drains it.
+pub(crate) async fn keep_running(plan: Plan, mut envoy: Envoy, stop: Stop) -> Result<(), Error> {
     let mut backoff = Backoff::new(RESTART_AFTER, RESTART_AT_MOST_EVERY);
     loop {
         let started = tokio::time::Instant::now();
@@ -85,15 +94,10 @@ pub(crate) async fn keep_running(plan: Plan, mut envoy: Envoy, stop: Stop) -> Re
     }
 }
 
-/// Starts the Envoy; its port is open when this returns, or it says why not in the log.
-pub(crate) async fn start(plan: &Plan) -> Result<Envoy, envoy::StartError> {
+/// Starts the Envoy; it serves when this returns.
+pub(crate) async fn start(plan: &Plan) -> Result<Envoy, Error> {
     let mut envoy = Envoy::start(&plan.binary, &plan.bootstrap, &plan.folder, None).await?;
-    match envoy.ready(READY_WITHIN).await {
-        Ok(()) => plan.check.set_ready(),
-        Err(error) => {
-            plan.check.set_unready(error.to_string());
-            warn!(node = plan.bootstrap.node_id, %error, "envoy is not ready");
-        }
-    }
+    envoy.ready(READY_WITHIN).await?;
+    plan.check.set_ready();
     Ok(envoy)
 }

@@ -21,9 +21,6 @@ use super::ports;
 /// The built-in server.
 pub(crate) const SERVER: &str = "onnx";
 
-/// What the built-in server can run.
-const CAPABILITY: &str = "onnx";
-
 /// Name under which the launcher subscribes; it is in the scheduler's log.
 const SUBSCRIBER: &str = "launcher";
 
@@ -37,6 +34,8 @@ const RECONNECT_AT_MOST_EVERY: Duration = Duration::from_secs(2);
 /// What every replica of the server has in common.
 #[derive(Clone, Debug)]
 pub(crate) struct Replicas {
+    /// This program, which is also the inference server.
+    pub(crate) program: PathBuf,
     pub(crate) folder: PathBuf,
     pub(crate) memory_bytes: u64,
     pub(crate) runtime_library: PathBuf,
@@ -64,6 +63,8 @@ pub(crate) enum Error {
     Scheduler(#[from] tonic::Status),
     #[error(transparent)]
     Port(#[from] ports::Error),
+    #[error(transparent)]
+    Name(#[from] domain::BadName),
     #[error("make folder {0}")]
     Folder(PathBuf, #[source] std::io::Error),
 }
@@ -140,7 +141,7 @@ impl Launcher {
         let folder = self.replicas.folder.join(format!("{SERVER}-{index}"));
         std::fs::create_dir_all(&folder).map_err(|cause| Error::Folder(folder.clone(), cause))?;
         let listener = ports::free("an agent").await?;
-        let config = super::replica::config(index, &folder, self.agents, &self.replicas);
+        let config = super::replica::config(index, &folder, self.agents, &self.replicas)?;
         let tasks = Tasks::new(Stop::new());
         let stop = tasks.stop().clone();
         tasks.spawn("agent", OnError::Log, agent::run(config, listener, stop));
@@ -151,11 +152,6 @@ impl Launcher {
     async fn channel(&self, address: SocketAddr) -> Result<Channel, Error> {
         connect(address).await
     }
-}
-
-/// Capabilities of the built-in server.
-pub(crate) fn capabilities() -> Vec<String> {
-    vec![CAPABILITY.to_owned()]
 }
 
 async fn end(index: u32, running: Running) {

@@ -1,7 +1,7 @@
 //! `switchyard model …`: the verbs and their flags. What each does is in a file of its own.
 
 mod infer;
-mod load;
+pub(crate) mod load;
 mod show;
 
 use std::path::PathBuf;

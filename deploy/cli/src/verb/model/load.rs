@@ -49,7 +49,7 @@ pub(super) async fn load(load: Load, output: &mut Output) -> Result<(), Error> {
 }
 
 /// Waits until the scheduler says that the version serves, and then until it answers through Envoy.
-async fn until_ready(
+pub(crate) async fn until_ready(
     name: &str,
     version: u32,
     deadline: Deadline,

@@ -1,0 +1,134 @@
+//! What `switchyard up --demo` shows a newcomer: two real models are declared, answer over REST and gRPC through Envoy,
+//! and what happened is told in words.
+
+mod file_types;
+mod iris;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use messages::scheduler as wire;
+use oip::{InferRequest, InferResponse};
+
+use crate::address::Address;
+use crate::client::inference::{Grpc, Rest, for_json};
+use crate::client::scheduler::Scheduler;
+use crate::failure::Error as Failure;
+use crate::output::say;
+use crate::verb::Deadline;
+use crate::verb::model::load::until_ready;
+
+/// How long one of the demo's models may take until it answers.
+const READY_WITHIN_SECS: u64 = 60;
+
+/// How long one call may take.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why the demo stopped.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(transparent)]
+    Call(#[from] Box<Failure>),
+    #[error("fetch the file-type model")]
+    Fetch(#[from] runtime::wheel::Error),
+    #[error("{action} {path}")]
+    File {
+        action: &'static str,
+        path: String,
+        #[source]
+        cause: std::io::Error,
+    },
+    #[error("{0} is not what was expected of the file-type model")]
+    Model(&'static str),
+    #[error("model {model} answered something else than expected: {what}")]
+    Answer { model: &'static str, what: String },
+    #[error("encode the request for model {model}: {cause}")]
+    Request { model: &'static str, cause: String },
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        Error::Call(Box::new(failure))
+    }
+}
+
+impl From<crate::client::Error> for Error {
+    fn from(error: crate::client::Error) -> Self {
+        Failure::from(error).into()
+    }
+}
+
+/// Where the demo's calls go.
+pub(crate) struct Places {
+    pub(crate) scheduler: Address,
+    pub(crate) inference: Address,
+}
+
+/// The demo's connections.
+struct Calls {
+    scheduler: Scheduler,
+    rest: Rest,
+    grpc: Grpc,
+}
+
+/// Runs the demo; `folder` gets the iris model's file.
+pub(crate) async fn run(places: Places, folder: &Path) -> Result<(), Error> {
+    let mut calls = Calls {
+        scheduler: Scheduler::connect(places.scheduler).await?,
+        rest: Rest::new(places.inference.clone(), CALL_TIMEOUT),
+        grpc: Grpc::connect(places.inference, CALL_TIMEOUT).await?,
+    };
+    say("\nDemo");
+    iris::show(&mut calls, folder).await?;
+    file_types::show(&mut calls).await
+}
+
+impl Calls {
+    /// Declares the model and waits until it answers through Envoy.
+    async fn load(&mut self, name: &str, path: &Path, memory_bytes: u64) -> Result<Duration, Error> {
+        let started = Instant::now();
+        self.scheduler
+            .load_model(wire::Model {
+                meta: Some(wire::MetaData { name: name.to_owned(), ..Default::default() }),
+                model_spec: Some(wire::ModelSpec {
+                    uri: path.display().to_string(),
+                    requirements: vec!["onnx".to_owned()],
+                    memory_bytes: Some(memory_bytes),
+                    ..Default::default()
+                }),
+                deployment_spec: Some(wire::DeploymentSpec { replicas: 2, min_replicas: 1, ..Default::default() }),
+                ..Default::default()
+            })
+            .await?;
+        until_ready(name, 1, Deadline::after(READY_WITHIN_SECS), &mut self.scheduler, &self.rest).await?;
+        Ok(started.elapsed())
+    }
+
+    /// One request over REST.
+    async fn over_rest(&self, model: &'static str, request: &InferRequest) -> Result<(InferResponse, Duration), Error> {
+        let body = request.to_json(oip::TextStyle::Text, |_| false);
+        let started = Instant::now();
+        let answer = self.rest.infer(model, for_json(model), body.body).await?;
+        let took = started.elapsed();
+        let body: Bytes = answer.successful(model)?;
+        let response = InferResponse::from_json(&body, None);
+        response.map(|response| (response, took)).map_err(|error| Error::Answer { model, what: error.to_string() })
+    }
+
+    /// The same request over gRPC, without any header: Envoy finds the model's name in the message.
+    async fn over_grpc(&mut self, model: &'static str, request: InferRequest) -> Result<(InferResponse, Duration), Error> {
+        let mut message = request.into_proto(oip::Contents::Raw);
+        model.clone_into(&mut message.model_name);
+        let started = Instant::now();
+        let (_, answer) = self.grpc.infer(http::HeaderMap::new(), message).await?;
+        let took = started.elapsed();
+        let response = InferResponse::from_proto(answer);
+        response.map(|response| (response, took)).map_err(|error| Error::Answer { model, what: error.to_string() })
+    }
+}
+
+/// Milliseconds, for people.
+fn milliseconds(duration: Duration) -> String {
+    format!("{:.1} ms", duration.as_secs_f64() * 1e3)
+}
