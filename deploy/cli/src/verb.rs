@@ -43,11 +43,18 @@ pub(crate) enum Error {
 pub(crate) struct Deadline {
     at: Instant,
     seconds: u64,
+    /// What is waited for is not told.
+    quiet: bool,
 }
 
 impl Deadline {
     pub(crate) fn after(seconds: u64) -> Deadline {
-        Deadline { at: Instant::now() + Duration::from_secs(seconds), seconds }
+        Deadline { at: Instant::now() + Duration::from_secs(seconds), seconds, quiet: false }
+    }
+
+    /// The same, without telling what is waited for.
+    pub(crate) fn quietly(self) -> Deadline {
+        Deadline { quiet: true, ..self }
     }
 }
 
@@ -71,7 +78,9 @@ where
             Verdict::Failed(reason) => return Err(wait::Error::Failed { what: what.to_owned(), reason }.into()),
             Verdict::Waiting(text) => {
                 if text != last {
-                    say(&format!("{what}: {text}"));
+                    if !deadline.quiet {
+                        say(&format!("{what}: {text}"));
+                    }
                     last = text;
                 }
             }

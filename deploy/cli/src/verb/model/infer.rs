@@ -93,9 +93,9 @@ fn kind(error: &Error) -> String {
     }
 }
 
-/// Counts as `map[a::1 b::2]`, the compatible way of writing them.
+/// Counts as `map[a:1 b:2]`, the compatible way of writing them.
 fn map(counts: &BTreeMap<String, u32>) -> String {
-    let counts: Vec<String> = counts.iter().map(|(key, count)| format!("{key}::{count}")).collect();
+    let counts: Vec<String> = counts.iter().map(|(key, count)| format!("{key}:{count}")).collect();
     format!("map[{}]", counts.join(" "))
 }
 
@@ -113,7 +113,9 @@ impl Caller {
             headers
         };
         Ok(match flags.inference_mode {
-            Mode::Rest => Caller::Rest { rest: Box::new(Rest::new(address, timeout)), headers: own(for_json(&flags.name)), body },
+            Mode::Rest => {
+                Caller::Rest { rest: Box::new(Rest::new(address, timeout)), headers: own(for_json(&flags.name)), body }
+            }
             Mode::Grpc => {
                 let mut request = InferRequest::from_json(&body, None).map_err(verb::Error::Request)?;
                 request.model_name.clone_from(&flags.name);
@@ -179,7 +181,7 @@ mod tests {
     #[test]
     fn counts_are_written_the_compatible_way() {
         let counts = BTreeMap::from([(":iris_1:".to_owned(), 3), (":iris_2:".to_owned(), 7)]);
-        assert_eq!(map(&counts), "map[:iris_1:::3 :iris_2:::7]");
+        assert_eq!(map(&counts), "map[:iris_1::3 :iris_2::7]");
         assert_eq!(map(&BTreeMap::new()), "map[]");
     }
 }
