@@ -101,7 +101,7 @@ impl Calls {
                 ..Default::default()
             })
             .await?;
-        until_ready(name, 1, Deadline::after(READY_WITHIN_SECS), &mut self.scheduler, &self.rest).await?;
+        until_ready(name, 1, Deadline::after(READY_WITHIN_SECS).quietly(), &mut self.scheduler, &self.rest).await?;
         Ok(started.elapsed())
     }
 
@@ -117,7 +117,11 @@ impl Calls {
     }
 
     /// The same request over gRPC, without any header: Envoy finds the model's name in the message.
-    async fn over_grpc(&mut self, model: &'static str, request: InferRequest) -> Result<(InferResponse, Duration), Error> {
+    async fn over_grpc(
+        &mut self,
+        model: &'static str,
+        request: InferRequest,
+    ) -> Result<(InferResponse, Duration), Error> {
         let mut message = request.into_proto(oip::Contents::Raw);
         model.clone_into(&mut message.model_name);
         let started = Instant::now();

@@ -41,7 +41,13 @@ pub(crate) struct Plan {
 }
 
 /// The bootstrap of the Envoy with that number.
-pub(crate) fn bootstrap(number: u16, data_port: u16, stats_port: u16, xds: SocketAddr, folder: &std::path::Path) -> Bootstrap {
+pub(crate) fn bootstrap(
+    number: u16,
+    data_port: u16,
+    stats_port: u16,
+    xds: SocketAddr,
+    folder: &std::path::Path,
+) -> Bootstrap {
     let socket = folder.join("admin.sock");
     // The path of a Unix socket is short; a deep folder gets a port of the kernel's choice instead.
     let admin = match socket.as_os_str().len() {

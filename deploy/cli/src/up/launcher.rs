@@ -24,6 +24,9 @@ pub(crate) const SERVER: &str = "onnx";
 /// Name under which the launcher subscribes; it is in the scheduler's log.
 const SUBSCRIBER: &str = "launcher";
 
+/// How long the first replicas may take until they are connected; half a second is usual.
+const CONNECTED_WITHIN: Duration = Duration::from_secs(60);
+
 /// How long an agent gets to end once it is drained.
 const AGENT_STOPS_WITHIN: Duration = Duration::from_secs(5);
 
@@ -76,13 +79,36 @@ impl Launcher {
         let wanted = match expected(&mut scheduler).await? {
             Some(remembered) => remembered,
             None => {
-                let server =
-                    ServerNotify { name: SERVER.into(), expected_replicas: initial, shared: true, ..Default::default() };
+                let server = ServerNotify {
+                    name: SERVER.into(),
+                    expected_replicas: initial,
+                    shared: true,
+                    ..Default::default()
+                };
                 scheduler.server_notify(ServerNotifyRequest { servers: vec![server], is_first_sync: true }).await?;
                 initial
             }
         };
-        self.scale(wanted).await
+        self.scale(wanted).await?;
+        // Until they are there a model that wants all of them would say that some are missing.
+        let subscribed =
+            scheduler.subscribe_server_status(ServerSubscriptionRequest { subscriber_name: SUBSCRIBER.into() });
+        let mut statuses = subscribed.await?.into_inner();
+        let there = async {
+            while let Some(status) = statuses.message().await? {
+                if status.server_name == SERVER && u32::try_from(status.available_replicas).is_ok_and(|n| n >= wanted) {
+                    return Ok(());
+                }
+            }
+            Ok::<(), Error>(())
+        };
+        match tokio::time::timeout(CONNECTED_WITHIN, there).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                warn!(wanted, "not all replicas of server {SERVER} are connected yet; going on without them");
+                Ok(())
+            }
+        }
     }
 
     /// Follows the server's status until the stop, then ends what runs.
@@ -162,7 +188,8 @@ async fn end(index: u32, running: Running) {
 }
 
 async fn connect(address: SocketAddr) -> Result<Channel, Error> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|cause| Error::Connect(address, cause))?;
+    let endpoint =
+        Endpoint::from_shared(format!("http://{address}")).map_err(|cause| Error::Connect(address, cause))?;
     endpoint.connect().await.map_err(|cause| Error::Connect(address, cause))
 }
 

@@ -196,16 +196,16 @@ async fn find_foreign() -> Result<Foreign, Error> {
     let library = tokio::task::spawn_blocking(|| onnx_server::find_library(&|progress| say(&format!("  {progress}"))));
     let envoy = tokio::task::spawn_blocking(|| envoy::find(&|progress| say(&format!("  {progress}"))));
     let (library, envoy) = (library.await, envoy.await);
-    Ok(Foreign {
-        runtime_library: library.map_err(|_| Error::Panicked)??,
-        envoy: envoy.map_err(|_| Error::Panicked)??,
-    })
+    Ok(Foreign { runtime_library: library.map_err(|_| Error::Panicked)??, envoy: envoy.map_err(|_| Error::Panicked)?? })
 }
 
 /// Starts the scheduler and the port for health and metrics.
 async fn start_scheduler(dir: &Path, ports: Ports, health: &Health, tasks: &Tasks) -> Result<Sockets, Error> {
-    let listeners =
-        scheduler::Listeners { xds: ports.xds().await?, control: ports.control().await?, agents: ports.agents().await? };
+    let listeners = scheduler::Listeners {
+        xds: ports.xds().await?,
+        control: ports.control().await?,
+        agents: ports.agents().await?,
+    };
     let health_listener = ports.health().await?;
     let sockets = Sockets {
         control: local(&listeners.control)?,
@@ -214,13 +214,15 @@ async fn start_scheduler(dir: &Path, ports: Ports, health: &Health, tasks: &Task
         health: local(&health_listener)?,
     };
     let mut config = scheduler::Config::new(dir.to_owned());
-    config.envoy.access_log = config.envoy.access_log.map(|log| scheduler::envoy::AccessLog {
-        path: dir.join("envoy-accesslog.txt"),
-        ..log
-    });
+    config.envoy.access_log =
+        config.envoy.access_log.map(|log| scheduler::envoy::AccessLog { path: dir.join("envoy-accesslog.txt"), ..log });
     // Its sockets are open, so others may call it now; if it cannot start, its failure is what the process ends with.
     tasks.spawn("scheduler", OnError::StopProcess, scheduler::run(config, listeners, tasks.stop().clone()));
-    tasks.spawn("health", OnError::StopProcess, runtime::health::serve(health_listener, health.clone(), tasks.stop().clone()));
+    tasks.spawn(
+        "health",
+        OnError::StopProcess,
+        runtime::health::serve(health_listener, health.clone(), tasks.stop().clone()),
+    );
     Ok(sockets)
 }
 
@@ -288,6 +290,9 @@ fn next_steps(flags: &Flags) {
     say(&format!("  switchyard model list{dir}"));
     say(&format!("  switchyard model load -f samples/iris.yaml --wait{dir}"));
     say(&format!("  switchyard server scale {SERVER} --replicas 3 --wait{dir}"));
-    say(&format!("  curl -d '{{\"inputs\":[{{\"name\":\"X\",\"datatype\":\"FP32\",\"shape\":[1,4],\"data\":[5.1,3.5,1.4,0.2]}}]}}' http://127.0.0.1:{}/v2/models/iris/infer", flags.port_base));
+    say(&format!(
+        "  curl -d '{{\"inputs\":[{{\"name\":\"X\",\"datatype\":\"FP32\",\"shape\":[1,4],\"data\":[5.1,3.5,1.4,0.2]}}]}}' http://127.0.0.1:{}/v2/models/iris/infer",
+        flags.port_base
+    ));
     say("\nCtrl-C ends it; what was declared comes back with the next `switchyard up`.");
 }

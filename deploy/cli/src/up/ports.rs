@@ -116,6 +116,9 @@ mod tests {
         let taken = super::free("a test").await.expect("a port");
         let port = taken.local_addr().expect("an address").port();
         let error = super::bind(port, "agents").await.expect_err("taken").to_string();
-        assert!(error.contains(&port.to_string()) && error.contains("agents") && error.contains("--port-base"), "{error}");
+        assert!(
+            error.contains(&port.to_string()) && error.contains("agents") && error.contains("--port-base"),
+            "{error}"
+        );
     }
 }

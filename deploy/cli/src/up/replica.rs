@@ -13,7 +13,12 @@ use super::launcher::{Replicas, SERVER};
 const HOST: &str = "127.0.0.1";
 
 /// The configuration of one replica.
-pub(crate) fn config(index: u32, folder: &Path, scheduler: SocketAddr, replicas: &Replicas) -> Result<Config, domain::BadName> {
+pub(crate) fn config(
+    index: u32,
+    folder: &Path,
+    scheduler: SocketAddr,
+    replicas: &Replicas,
+) -> Result<Config, domain::BadName> {
     let replica = ReplicaId { server: ServerName::parse(SERVER)?, index: ReplicaIndex(index) };
     let arguments = ["onnx-server", "--port", "{port}", "--model-folder", "{models}", "--runtime-library"];
     let library = replicas.runtime_library.display().to_string();

@@ -34,9 +34,8 @@ struct Configuration {
 }
 
 pub(super) async fn show(calls: &mut Calls) -> Result<(), Error> {
-    let fetched = tokio::task::spawn_blocking(|| {
-        wheel::fetch(&wheel::pins::MAGIKA, &|progress| say(&format!("  {progress}")))
-    });
+    let fetched =
+        tokio::task::spawn_blocking(|| wheel::fetch(&wheel::pins::MAGIKA, &|progress| say(&format!("  {progress}"))));
     let folder = fetched.await.map_err(|_| Error::Model("the fetched package"))??.join(FOLDER);
     let configuration = read_configuration(&folder.join("config.min.json"))?;
     let model = folder.join("model.onnx");
@@ -74,11 +73,11 @@ fn read_configuration(path: &Path) -> Result<Configuration, Error> {
 fn samples() -> Result<Vec<(&'static str, Vec<u8>, &'static str)>, Error> {
     let program = runtime_program()?;
     let python = b"import json\nimport sys\n\n\ndef main(path):\n    with open(path) as file:\n        for line in file:\n            print(json.loads(line)[\"name\"])\n\n\nif __name__ == \"__main__\":\n    main(sys.argv[1])\n";
-    let page = b"<!DOCTYPE html>\n<html>\n<head><title>Flowers</title></head>\n<body>\n<h1>Iris</h1>\n<p>Three kinds.</p>\n</body>\n</html>\n";
+    let table = b"sepal_length,sepal_width,petal_length,petal_width,species\n5.1,3.5,1.4,0.2,setosa\n7.0,3.2,4.7,1.4,versicolor\n6.3,3.3,6.0,2.5,virginica\n5.8,2.7,5.1,1.9,virginica\n";
     Ok(vec![
         ("this program", program, "elf"),
         ("a text with def main(path)", python.to_vec(), "python"),
-        ("a text with <title>Flowers</title>", page.to_vec(), "html"),
+        ("a text with 5.1,3.5,1.4,0.2,setosa", table.to_vec(), "csv"),
     ])
 }
 

@@ -16,11 +16,8 @@ const FILE: &[u8] = include_bytes!("../../../../../samples/models/iris/model.onn
 const MEMORY_BYTES: u64 = 1 << 20;
 
 /// Three flowers of the data set, one of each kind: length and width of sepal and petal in cm.
-const FLOWERS: [([f32; 4], &str); 3] = [
-    ([5.1, 3.5, 1.4, 0.2], "setosa"),
-    ([7.0, 3.2, 4.7, 1.4], "versicolor"),
-    ([6.3, 3.3, 6.0, 2.5], "virginica"),
-];
+const FLOWERS: [([f32; 4], &str); 3] =
+    [([5.1, 3.5, 1.4, 0.2], "setosa"), ([7.0, 3.2, 4.7, 1.4], "versicolor"), ([6.3, 3.3, 6.0, 2.5], "virginica")];
 
 pub(super) async fn show(calls: &mut Calls, folder: &Path) -> Result<(), Error> {
     let path = folder.join("iris").join("model.onnx");
@@ -32,7 +29,11 @@ pub(super) async fn show(calls: &mut Calls, folder: &Path) -> Result<(), Error> 
     std::fs::write(&path, FILE).map_err(file("write"))?;
     let path = std::path::absolute(&path).map_err(file("find"))?;
     let took = calls.load(MODEL, &path, MEMORY_BYTES).await?;
-    say(&format!("  model iris      {} bytes, loaded on 2 replicas and routed by Envoy in {}", FILE.len(), milliseconds(took)));
+    say(&format!(
+        "  model iris      {} bytes, loaded on 2 replicas and routed by Envoy in {}",
+        FILE.len(),
+        milliseconds(took)
+    ));
     let (answer, took) = calls.over_rest(MODEL, &request()?).await?;
     say(&format!("    REST          {}  ({})", species(&answer)?, milliseconds(took)));
     let (answer, took) = calls.over_grpc(MODEL, request()?).await?;
@@ -41,7 +42,8 @@ pub(super) async fn show(calls: &mut Calls, folder: &Path) -> Result<(), Error> 
 }
 
 fn request() -> Result<InferRequest, Error> {
-    let bytes: Vec<u8> = FLOWERS.iter().flat_map(|(measures, _)| measures).flat_map(|value| value.to_le_bytes()).collect();
+    let bytes: Vec<u8> =
+        FLOWERS.iter().flat_map(|(measures, _)| measures).flat_map(|value| value.to_le_bytes()).collect();
     let shape = vec![FLOWERS.len() as i64, 4];
     let data = TensorData::Raw(Bytes::from(bytes));
     let tensor = Tensor::new("X".to_owned(), Datatype::Fp32, shape, data, Default::default());
