@@ -22,5 +22,8 @@ fn descriptors_are_fresh() {
         std::fs::write(&committed, &fresh).expect("write descriptors");
     }
     let old = std::fs::read(&committed).expect("read descriptors");
-    assert!(old == fresh, "golden/inference.desc is stale; run: UPDATE=1 cargo test -p scheduler --test envoy_descriptors");
+    assert!(
+        old == fresh,
+        "golden/inference.desc is stale; run: UPDATE=1 cargo test -p scheduler --test envoy_descriptors"
+    );
 }

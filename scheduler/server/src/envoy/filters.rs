@@ -35,10 +35,7 @@ use envoy_types::pb::xds::r#type::matcher::v3::string_matcher::MatchPattern;
 use envoy_types::pb::xds::r#type::matcher::v3::{Matcher, RegexMatcher, StringMatcher};
 use prost::{Message, Name};
 
-use super::proto::{any, append, extension, overwrite, text};
-
-/// The filter that makes headers of a route's name; routes with several backends turn it off by this name.
-pub(super) const ROUTE_HEADERS: &str = "route-headers";
+use super::proto::{any, extension, overwrite, text, unless_present};
 
 /// The messages of the inference protocol, for the filter that reads the model's name in them.
 const DESCRIPTORS: &[u8] = include_bytes!("../../golden/inference.desc");
@@ -62,22 +59,21 @@ const SCRIPT: &str = include_str!("model.lua");
 /// All filters, in order.
 pub(super) fn all() -> Vec<HttpFilter> {
     vec![
-        filter("model-in-message", any(&unless_named(TypedExtensionConfig {
-            name: EXTRACTION.to_owned(),
-            typed_config: Some(Any { type_url: GrpcFieldExtractionConfig::type_url(), value: extraction() }),
-        }))),
+        filter(
+            "model-in-message",
+            any(&unless_named(TypedExtensionConfig {
+                name: EXTRACTION.to_owned(),
+                typed_config: Some(Any { type_url: GrpcFieldExtractionConfig::type_url(), value: extraction() }),
+            })),
+        ),
         filter("model-to-header", any(&Lua { default_source_code: Some(text(SCRIPT)), ..Lua::default() })),
-        filter(ROUTE_HEADERS, any(&route_headers())),
+        filter("route-headers", any(&route_headers())),
         filter("router", any(&Router::default())),
     ]
 }
 
 fn filter(name: &str, config: Any) -> HttpFilter {
-    HttpFilter {
-        name: name.to_owned(),
-        config_type: Some(ConfigType::TypedConfig(config)),
-        ..HttpFilter::default()
-    }
+    HttpFilter { name: name.to_owned(), config_type: Some(ConfigType::TypedConfig(config)), ..HttpFilter::default() }
 }
 
 /// The filter, skipped when the model's header is there and says something. Else it would hold the first message of
@@ -122,10 +118,8 @@ fn xds_extension<M: Message + Name>(name: &str, message: &M) -> XdsExtension {
 /// The encoded configuration. Its map has more than one entry, so each entry is encoded in a message of its own; their
 /// concatenation is the merged message, in our order.
 fn extraction() -> Vec<u8> {
-    let descriptors = DataSource {
-        specifier: Some(Specifier::InlineBytes(DESCRIPTORS.to_vec())),
-        ..DataSource::default()
-    };
+    let descriptors =
+        DataSource { specifier: Some(Specifier::InlineBytes(DESCRIPTORS.to_vec())), ..DataSource::default() };
     let head = GrpcFieldExtractionConfig { descriptor_set: Some(descriptors), ..GrpcFieldExtractionConfig::default() };
     let mut encoded = head.encode_to_vec();
     for (method, field) in NAMING_METHODS {
@@ -140,12 +134,14 @@ fn extraction() -> Vec<u8> {
     encoded
 }
 
-/// A client's own value of the internal header never gets through.
+/// A client's own value of the internal header never gets through. What a route with several backends sets wins: in
+/// requests it is set later, in responses earlier. (An answer of Envoy's own to a request without a
+/// route says `x-seldon-route: ::`, which keeps a client nowhere; leaving it out would take a script for each answer.)
 fn route_headers() -> HeaderMutation {
     HeaderMutation {
         mutations: Some(Mutations {
             request_mutations: vec![mutation(Action::Append(overwrite(header::INTERNAL_MODEL, "%ROUTE_NAME%")))],
-            response_mutations: vec![mutation(Action::Append(append(header::ROUTE, ":%ROUTE_NAME%:")))],
+            response_mutations: vec![mutation(Action::Append(unless_present(header::ROUTE, ":%ROUTE_NAME%:")))],
             ..Mutations::default()
         }),
         ..HeaderMutation::default()

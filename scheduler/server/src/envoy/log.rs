@@ -53,7 +53,10 @@ fn failures() -> AccessLogFilter {
     let rest = both(status(Op::Ge, FIRST_FAILURE), grpc(false));
     let rpc = both(
         grpc(true),
-        filter(FilterSpecifier::GrpcStatusFilter(GrpcStatusFilter { statuses: vec![Status::Ok.into()], exclude: true })),
+        filter(FilterSpecifier::GrpcStatusFilter(GrpcStatusFilter {
+            statuses: vec![Status::Ok.into()],
+            exclude: true,
+        })),
     );
     filter(FilterSpecifier::OrFilter(OrFilter { filters: vec![rest, rpc] }))
 }

@@ -38,5 +38,7 @@ function envoy_on_request(handle)
   -- A message may say anything; only what can be a name becomes a header.
   if name and #name <= LONGEST and string.find(name, "^[%w%.%-_]+$") then
     headers:replace("seldon-model", name)
+    -- Asking for the route makes Envoy choose it now. Otherwise it has no name yet when the next filter asks for that.
+    handle:metadata()
   end
 end

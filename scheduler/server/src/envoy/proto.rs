@@ -71,6 +71,11 @@ pub(super) fn append(name: &str, value: impl Into<String>) -> HeaderValueOption 
     header(name, value.into(), HeaderAppendAction::AppendIfExistsOrAdd)
 }
 
+/// Adds the header if there is none of the name.
+pub(super) fn unless_present(name: &str, value: impl Into<String>) -> HeaderValueOption {
+    header(name, value.into(), HeaderAppendAction::AddIfAbsent)
+}
+
 fn header(name: &str, value: String, action: HeaderAppendAction) -> HeaderValueOption {
     HeaderValueOption {
         header: Some(HeaderValue { key: name.to_owned(), value, ..HeaderValue::default() }),

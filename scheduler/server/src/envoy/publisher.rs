@@ -29,7 +29,6 @@ const MAX_REMEMBERED: usize = 16;
 /// Changes of the table that belong together, and the keys whose feedback is wanted. Publish it, then call
 /// [`Publisher::published`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[must_use]
 pub struct Publication {
     /// The changes.
     pub changes: Vec<Change>,
@@ -154,6 +153,7 @@ impl Publisher {
 
     /// Translates changes, in their order. The first call also gives what every Envoy gets, and what it is given must
     /// be complete: publish it before the table is opened.
+    #[must_use]
     pub fn apply(&mut self, changes: impl IntoIterator<Item = RouteChange>, now: Time) -> Publication {
         let mut out = Publication { changes: self.first.take().unwrap_or_default(), gated: Vec::new() };
         for change in changes {
@@ -168,6 +168,7 @@ impl Publisher {
     }
 
     /// Removes clusters that have been unused for the grace.
+    #[must_use]
     pub fn tick(&mut self, now: Time) -> Publication {
         let mut out = Publication::default();
         while let Some((due, set, door)) = self.unused.first().cloned().filter(|(due, ..)| *due <= now) {
@@ -212,12 +213,10 @@ impl Publisher {
                 self.forget(&key.name, revision);
                 Some(News::Released { name, generation })
             }
-            Feedback::Rejected { key, version, node, message } => {
-                Some(match self.with_version(&key, version) {
-                    Some((name, generation)) => News::Rejected { name, generation, node, message },
-                    None => News::Refused { key, node, message },
-                })
-            }
+            Feedback::Rejected { key, version, node, message } => Some(match self.with_version(&key, version) {
+                Some((name, generation)) => News::Rejected { name, generation, node, message },
+                None => News::Refused { key, node, message },
+            }),
             Feedback::Connected { streams } => Some(News::Connected { streams }),
         }
     }
@@ -271,13 +270,7 @@ impl Publisher {
         }
     }
 
-    fn route(
-        &mut self,
-        name: RoutableName,
-        generation: Generation,
-        route: Option<Route>,
-        out: &mut Publication,
-    ) {
+    fn route(&mut self, name: RoutableName, generation: Generation, route: Option<Route>, out: &mut Publication) {
         let key = Name::from(name.to_string());
         let published = self.names.entry(key.clone()).or_insert_with(|| Published {
             name,

@@ -27,6 +27,7 @@ const NAMELESS: &str = "the request names no model: use the header seldon-model,
 /// What Envoy says by itself, such as "no healthy upstream".
 const OWN_WORDS: &str = "%LOCAL_REPLY_BODY%";
 
+const OK: u32 = 200;
 const NOT_FOUND: u32 = 404;
 
 /// Mappers are tried in order; the first whose condition holds decides.
@@ -39,6 +40,8 @@ pub(super) fn config() -> LocalReplyConfig {
         mapper(both(not_found(), grpc(true)), plain(NAMELESS)),
         mapper(not_found(), json(NAMELESS)),
         mapper(grpc(true), plain(OWN_WORDS)),
+        // The canary's answer is no error.
+        mapper(status(Op::Le, OK), plain(OWN_WORDS)),
     ];
     LocalReplyConfig { mappers, body_format: Some(json(OWN_WORDS)) }
 }

@@ -2,11 +2,11 @@
 //!
 //! A name with one backend has ONE route without headers of its own: the route's name is `<model>_<version>`, and the
 //! listener's filter makes both headers of it. That is what keeps 100,000 names small. A name with several backends
-//! turns that filter off and sets the headers for each backend; routes that keep a client at its backend come first.
+//! sets the headers for each of them, which that filter respects; routes that keep a client at its backend come first.
+//! (The filter cannot be turned off by a route: Envoy looks for that before a script has found out the model.)
 //!
 //! Not here: where a set's replicas are (`cluster`), and the listener that reads the scopes (`listener`, `filters`).
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use domain::{Backend, PlacementSet, RoutableName, Route as DomainRoute, header};
@@ -19,17 +19,15 @@ use envoy_types::pb::envoy::config::route::v3::scoped_route_configuration::key::
 use envoy_types::pb::envoy::config::route::v3::scoped_route_configuration::{Key as ScopeKey, key::Fragment};
 use envoy_types::pb::envoy::config::route::v3::weighted_cluster::ClusterWeight;
 use envoy_types::pb::envoy::config::route::v3::{
-    DirectResponseAction, FilterConfig, HeaderMatcher, Route, RouteAction, RouteConfiguration, RouteMatch,
-    ScopedRouteConfiguration, VirtualHost, WeightedCluster,
+    DirectResponseAction, HeaderMatcher, Route, RouteAction, RouteConfiguration, RouteMatch, ScopedRouteConfiguration,
+    VirtualHost, WeightedCluster,
 };
 use envoy_types::pb::envoy::r#type::matcher::v3::StringMatcher;
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
-use envoy_types::pb::google::protobuf::Any;
 use xds::{Key, Kind, Resource};
 
 use super::cluster::{self, Door, Shape};
-use super::filters::ROUTE_HEADERS;
-use super::proto::{any, append, duration, encode, flag, overwrite, text, uint};
+use super::proto::{append, duration, encode, flag, overwrite, text, uint};
 
 /// The scope of the server-wide calls. No model can be called so.
 pub const MESH: &str = ".mesh";
@@ -58,11 +56,7 @@ pub(super) fn key(name: &str) -> Key {
 }
 
 /// The scope of a routable name. `shape` says how many ports the replicas of a set have.
-pub(super) fn resource(
-    name: &RoutableName,
-    route: &DomainRoute,
-    shape: impl Fn(&PlacementSet) -> Shape,
-) -> Resource {
+pub(super) fn resource(name: &RoutableName, route: &DomainRoute, shape: impl Fn(&PlacementSet) -> Shape) -> Resource {
     let name = name.to_string();
     let backends: Vec<(&Backend, Shape)> =
         route.backends.iter().map(|backend| (backend, shape(&backend.set))).collect();
@@ -80,13 +74,10 @@ pub(super) fn resource(
             sticky.chain(weighted).collect()
         }
     };
-    let targets = backends.iter().flat_map(|(backend, shape)| {
-        doors(*shape).iter().map(|door| cluster::key(&target(backend, *shape, *door)))
-    });
+    let targets = backends
+        .iter()
+        .flat_map(|(backend, shape)| doors(*shape).iter().map(|door| cluster::key(&target(backend, *shape, *door))));
     let mut host = host(routes);
-    if route.backends.len() > 1 {
-        host.typed_per_filter_config = without_route_headers();
-    }
     if route.log_payloads {
         host.response_headers_to_add.push(overwrite(LOGGING, "true"));
     }
@@ -105,7 +96,6 @@ pub(super) fn mesh(shape: Shape, cluster: impl Fn(Door) -> String) -> Resource {
     let mut routes: Vec<Route> = ["/v2/health/live", "/v2/health/ready", "/v2", "/v2/"].map(exact).into();
     routes.push(to_cluster(MESH, Door::Grpc, grpc));
     let mut host = host(routes);
-    host.typed_per_filter_config = without_route_headers();
     // A client's own value would make the agent look for a model.
     host.request_headers_to_remove.push(header::INTERNAL_MODEL.to_owned());
     scope(MESH, host).requires(shape.doors().iter().map(|door| cluster::key(&cluster(*door))))
@@ -123,9 +113,7 @@ pub(super) fn ready() -> Resource {
         })),
         ..Route::default()
     };
-    let mut host = host(vec![route]);
-    host.typed_per_filter_config = without_route_headers();
-    scope(READY, host)
+    scope(READY, host(vec![route]))
 }
 
 /// The doors that routes are needed for. REST's matches everything and so comes last.
@@ -221,12 +209,6 @@ fn route_header(version: &str) -> HeaderValueOption {
 
 fn token(version: &str) -> String {
     format!(":{version}:")
-}
-
-/// One entry, so its encoding is canonical.
-fn without_route_headers() -> HashMap<String, Any> {
-    let off = FilterConfig { disabled: true, ..FilterConfig::default() };
-    HashMap::from([(ROUTE_HEADERS.to_owned(), any(&off))])
 }
 
 fn host(routes: Vec<Route>) -> VirtualHost {

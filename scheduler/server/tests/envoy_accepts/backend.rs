@@ -1,6 +1,5 @@
 //! A replica for tests: HTTP/1.1 and HTTP/2 on one port, REST and gRPC, that records what it is asked.
 
-use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,6 +37,15 @@ impl Seen {
         let values: Vec<_> = self.headers.get_all(name).iter().map(|value| value.to_str().unwrap()).collect();
         (!values.is_empty()).then(|| values.join(","))
     }
+}
+
+/// Ends a stream without an answer. The server looks for h2's error in the chain of causes, to find the reason.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error("refuse the stream")]
+    Refused(#[source] h2::Error),
+    #[error("read the request")]
+    Request(#[from] hyper::Error),
 }
 
 /// How it answers.
@@ -120,19 +128,15 @@ impl Backend {
         self.state.release.notify_one();
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Result<Response<tonic::body::Body>, io::Error> {
+    async fn answer(&self, request: Request<Incoming>) -> Result<Response<tonic::body::Body>, Broken> {
         let mood = *self.state.mood.lock().unwrap_or_else(PoisonError::into_inner);
         let path = request.uri().path_and_query().unwrap().to_string();
-        let mut seen = Seen {
-            path: path.clone(),
-            headers: request.headers().clone(),
-            version: request.version(),
-            body_bytes: 0,
-        };
+        let mut seen =
+            Seen { path: path.clone(), headers: request.headers().clone(), version: request.version(), body_bytes: 0 };
         let record = |seen: Seen| self.state.seen.lock().unwrap_or_else(PoisonError::into_inner).push(seen);
         if mood == Mood::Refuses {
             record(seen);
-            return Err(io::Error::other(h2::Error::from(h2::Reason::REFUSED_STREAM)));
+            return Err(Broken::Refused(h2::Reason::REFUSED_STREAM.into()));
         }
         if path.starts_with("/inference.GRPCInferenceService/") {
             record(seen);
@@ -146,7 +150,7 @@ impl Backend {
         }
         let mut body = request.into_body();
         while let Some(frame) = body.frame().await {
-            seen.body_bytes += frame.map_err(io::Error::other)?.data_ref().map_or(0, Bytes::len);
+            seen.body_bytes += frame?.data_ref().map_or(0, Bytes::len);
         }
         record(seen);
         if path.ends_with("/held") {

@@ -47,7 +47,8 @@ macro_rules! tests {
 async fn run(only: Option<String>) {
     let mut world = World::start(false).await;
     tests!(
-        only, world,
+        only,
+        world,
         rest::model_in_the_path_is_enough,
         rest::header_beats_the_path,
         rest::internal_model_of_a_client_is_overwritten,

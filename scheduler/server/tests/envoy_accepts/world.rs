@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener as BlockingListener};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use api::inference::grpc_inference_service_client::GrpcInferenceServiceClient;
@@ -31,6 +30,7 @@ pub struct World {
     pub rest: RestClient,
     pub rpc: GrpcInferenceServiceClient<Channel>,
     pub now: Time,
+    statistics: RestClient,
     address: SocketAddr,
     publisher: Publisher,
     ads: Ads,
@@ -52,11 +52,8 @@ impl World {
         };
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let xds = listener.local_addr().unwrap();
-        let config = Config {
-            lag_after: DEADLINE,
-            drain_grace: Duration::from_secs(1),
-            tailor: Some(tailor(&settings)),
-        };
+        let config =
+            Config { lag_after: DEADLINE, drain_grace: Duration::from_secs(1), tailor: Some(tailor(&settings)) };
         let (ads, feedback) = Ads::new(config);
         let server = tonic::transport::Server::builder().add_service(ads.service());
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
@@ -89,6 +86,7 @@ impl World {
             rest: RestClient::new(address),
             rpc: client::rpc(address).await,
             now: Time(0),
+            statistics: RestClient::new(SocketAddr::from((Ipv4Addr::LOCALHOST, stats_port))),
             address,
             publisher,
             ads,
@@ -101,8 +99,8 @@ impl World {
         }
     }
 
-    pub async fn new_connection(&self) -> GrpcInferenceServiceClient<Channel> {
-        client::rpc(self.address).await
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// A server nobody has used, with replicas at these addresses (REST and gRPC).
@@ -155,10 +153,13 @@ impl World {
     /// Publishes, and waits until Envoy uses every route among the changes.
     pub async fn publish(&mut self, changes: impl IntoIterator<Item = RouteChange>) {
         let changes: Vec<RouteChange> = changes.into_iter().collect();
-        let waits: Vec<(RoutableName, Generation)> = changes.iter().filter_map(|change| match change {
-            RouteChange::Route { name, generation, .. } => Some((name.clone(), *generation)),
-            RouteChange::Set { .. } | RouteChange::Mesh(_) => None,
-        }).collect();
+        let waits: Vec<(RoutableName, Generation)> = changes
+            .iter()
+            .filter_map(|change| match change {
+                RouteChange::Route { name, generation, .. } => Some((name.clone(), *generation)),
+                RouteChange::Set { .. } | RouteChange::Mesh(_) => None,
+            })
+            .collect();
         let publication = self.publisher.apply(changes, self.now);
         self.hand_out(publication);
         self.until_applied(waits).await;
@@ -199,7 +200,13 @@ impl World {
         }
     }
 
-    /// A number of Envoy's statistics; 0 when it has none of that name.
+    /// The clusters Envoy has, as its statistics show them.
+    pub async fn clusters(&self) -> BTreeSet<String> {
+        let answer = self.statistics.get("/stats?filter=^cluster\\..*\\.membership_total$", &[]).await;
+        answer.body.lines().filter_map(|line| line.split('.').nth(1)).map(str::to_owned).collect()
+    }
+
+    /// Neither in feedback nor in Envoy's own log.
     pub fn nothing_was_refused(&mut self) {
         while let Ok(told) = self.feedback.try_recv() {
             if let Some(refused @ (News::Rejected { .. } | News::Refused { .. })) = self.publisher.hear(told) {
@@ -207,18 +214,11 @@ impl World {
             }
         }
         let log = std::fs::read_to_string(self.envoy.log()).unwrap();
-        let complaints: Vec<&str> =
-            log.lines().filter(|line| ["[warning]", "[error]", "[critical]"].iter().any(|l| line.contains(l))).collect();
+        let complaints: Vec<&str> = log
+            .lines()
+            .filter(|line| ["[warning]", "[error]", "[critical]"].iter().any(|l| line.contains(l)))
+            .collect();
         assert_eq!(complaints, Vec::<&str>::new());
-    }
-
-    /// Whether Envoy has the cluster of that name; read from its statistics' listener.
-    pub async fn envoy_has_cluster(&self, name: &str) -> bool {
-        self.streams_have(name)
-    }
-
-    fn streams_have(&self, _name: &str) -> bool {
-        false
     }
 
     /// Ends Envoy; its access log is complete then.
@@ -233,6 +233,3 @@ impl World {
 pub fn closed_port() -> u16 {
     BlockingListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
-
-#[expect(dead_code, reason = "removed")]
-fn unused(_: Arc<Mutex<PoisonError<()>>>) {}

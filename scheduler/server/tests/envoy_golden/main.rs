@@ -1,0 +1,112 @@
+//! What is published in each situation, readable. `UPDATE=1 cargo test -p scheduler --test envoy_golden` writes the files
+//! in `golden/` anew; read the difference.
+
+#![expect(clippy::panic, reason = "a test fails by panicking")]
+
+mod text;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use domain::{
+    Backend, Endpoint, Generation, Health, ModelName, ModelVersionId, PlacementSet, ReplicaId, ReplicaIndex,
+    RoutableName, Route, ServerName, Time, VersionNumber,
+};
+use scheduler::envoy::{Publisher, Settings};
+use scheduler_core::RouteChange;
+use xds::{Change, Kind};
+
+fn endpoint(index: u32, health: Health) -> Endpoint {
+    let server = ServerName::parse("onnx").expect("a name");
+    Endpoint {
+        replica: ReplicaId { server, index: ReplicaIndex(index) },
+        host: format!("10.0.0.{index}"),
+        http_port: 9005,
+        grpc_port: 9005,
+        health,
+    }
+}
+
+fn set(endpoints: &[Endpoint]) -> PlacementSet {
+    let replicas: BTreeSet<ReplicaId> = endpoints.iter().map(|endpoint| endpoint.replica.clone()).collect();
+    PlacementSet::new(replicas).expect("it has replicas")
+}
+
+fn placed(endpoints: &[Endpoint]) -> RouteChange {
+    RouteChange::Set { set: set(endpoints), endpoints: Some(endpoints.to_vec()) }
+}
+
+fn route(backends: &[(u32, &[Endpoint], u32)], log_payloads: bool) -> RouteChange {
+    let model = ModelName::parse("iris").expect("a name");
+    let backend = |(number, endpoints, weight): &(u32, &[Endpoint], u32)| Backend {
+        version: ModelVersionId { model: model.clone(), number: VersionNumber(*number) },
+        set: set(endpoints),
+        weight: *weight,
+    };
+    let route = Route { backends: backends.iter().map(backend).collect(), log_payloads };
+    RouteChange::Route { name: RoutableName::Model(model.clone()), generation: Generation(1), route: Some(route) }
+}
+
+/// What the changes add to what every Envoy gets.
+fn published(changes: Vec<RouteChange>) -> Vec<Change> {
+    let mut publisher = Publisher::new(Settings::default());
+    let _first = publisher.apply([], Time(0));
+    publisher.apply(changes, Time(0)).changes
+}
+
+fn check(name: &str, changes: &[Change]) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(format!("{name}.txt"));
+    let fresh = text::of(changes);
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(&path, &fresh).expect("write golden file");
+    }
+    let golden = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(fresh == golden, "{} differs; read it, then UPDATE=1:\n{fresh}", path.display());
+}
+
+#[test]
+fn what_every_envoy_gets() {
+    let all = Publisher::new(Settings::default()).apply([], Time(0)).changes;
+    let (listener, mesh): (Vec<Change>, Vec<Change>) =
+        all.into_iter().partition(|change| change.key().kind == Kind::Listener);
+    check("listener", &listener);
+    check("mesh", &mesh);
+}
+
+#[test]
+fn plain_model_on_one_replica() {
+    let one = [endpoint(0, Health::Healthy)];
+    check("one_replica", &published(vec![placed(&one), route(&[(1, &one, 100)], false)]));
+}
+
+#[test]
+fn plain_model_on_two_replicas() {
+    let two = [endpoint(0, Health::Healthy), endpoint(1, Health::Healthy)];
+    check("two_replicas", &published(vec![placed(&two), route(&[(1, &two, 100)], true)]));
+}
+
+#[test]
+fn roll_out() {
+    let old = [endpoint(0, Health::Healthy), endpoint(1, Health::Healthy)];
+    let new = [endpoint(2, Health::Healthy)];
+    let changes = vec![placed(&old), placed(&new), route(&[(1, &old, 66), (2, &new, 34)], false)];
+    check("roll_out", &published(changes));
+}
+
+/// The last resort is decided elsewhere: a set of lost replicas comes here as healthy ones, as in `two_replicas`.
+#[test]
+fn replicas_that_leave_or_are_lost() {
+    let set = [endpoint(0, Health::Healthy), endpoint(1, Health::Draining), endpoint(2, Health::Unhealthy)];
+    let changes = published(vec![placed(&set)]);
+    let endpoints: Vec<Change> = changes.into_iter().filter(|change| change.key().kind == Kind::Endpoints).collect();
+    check("leaving_and_lost", &endpoints);
+}
+
+#[test]
+fn foreign_agent_with_two_ports() {
+    let mut foreign = [endpoint(0, Health::Healthy)];
+    foreign[0].grpc_port = 9500;
+    let changes =
+        published(vec![placed(&foreign), route(&[(1, &foreign, 100)], false), RouteChange::Mesh(foreign.to_vec())]);
+    check("two_ports", &changes);
+}
