@@ -17,6 +17,7 @@ use tonic::transport::{Channel, Endpoint};
 use tracing::{info, warn};
 
 use super::ports;
+use crate::failure::chain;
 
 /// The built-in server.
 pub(crate) const SERVER: &str = "onnx";
@@ -166,17 +167,31 @@ impl Launcher {
     async fn start_replica(&self, index: u32) -> Result<Running, Error> {
         let folder = self.replicas.folder.join(format!("{SERVER}-{index}"));
         std::fs::create_dir_all(&folder).map_err(|cause| Error::Folder(folder.clone(), cause))?;
-        let listener = ports::free("an agent").await?;
         let config = super::replica::config(index, &folder, self.agents, &self.replicas)?;
         let tasks = Tasks::new(Stop::new());
-        let stop = tasks.stop().clone();
-        tasks.spawn("agent", OnError::Log, agent::run(config, listener, stop));
+        tasks.spawn("agent", OnError::Log, keep_agent(index, config, tasks.stop().clone()));
         info!(server = SERVER, replica = index, folder = %folder.display(), "replica started");
         Ok(Running { tasks })
     }
 
     async fn channel(&self, address: SocketAddr) -> Result<Channel, Error> {
         connect(address).await
+    }
+}
+
+/// Runs the agent, and again when it fails, until the stop.
+async fn keep_agent(index: u32, config: agent::Config, stop: Stop) -> Result<(), Error> {
+    let mut backoff = Backoff::new(RECONNECT_AFTER, RECONNECT_AT_MOST_EVERY);
+    loop {
+        let listener = ports::free("an agent").await?;
+        match agent::run(config.clone(), listener, stop.clone()).await {
+            Ok(()) => return Ok(()),
+            Err(error) => warn!(replica = index, error = %chain(&error), "the agent failed and is started again"),
+        }
+        tokio::select! {
+            () = stop.requested() => return Ok(()),
+            () = tokio::time::sleep(backoff.next_delay()) => {}
+        }
     }
 }
 
