@@ -47,9 +47,8 @@ impl Machine {
             .collect();
         Some(ServerStatus {
             name: name.clone(),
-            expected: server.bounds.as_ref().map(|bounds| bounds.expected),
+            bounds: server.bounds.clone(),
             available: u32::try_from(replicas.len()).unwrap_or(u32::MAX),
-            kubernetes: server.bounds.as_ref().and_then(|bounds| bounds.kubernetes.clone()),
             replicas,
         })
     }

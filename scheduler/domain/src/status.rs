@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    Bytes, KubernetesMeta, Lifecycle, ModelDefinition, ReplicaIndex, RuntimeInfo, ServerName, Time, VersionNumber,
+    Bytes, Lifecycle, ModelDefinition, ReplicaIndex, RuntimeInfo, ServerBounds, ServerName, Time, VersionNumber,
 };
 
 /// State of one version of a model, summed over its replicas. Wire numbers: `spec/control-plane.md` §1.1.1.
@@ -76,12 +76,10 @@ pub struct AssignmentStatus {
 pub struct ServerStatus {
     /// Which server.
     pub name: ServerName,
-    /// Replicas there should be, when somebody said so.
-    pub expected: Option<u32>,
+    /// What its owner said, if anybody said anything.
+    pub bounds: Option<ServerBounds>,
     /// Connected and not draining.
     pub available: u32,
-    /// Present when the declaration came from Kubernetes.
-    pub kubernetes: Option<KubernetesMeta>,
     /// Connected replicas that are not draining.
     pub replicas: BTreeMap<ReplicaIndex, ReplicaResources>,
 }

@@ -29,7 +29,8 @@ const EDGES: &[(&str, &[&str])] = &[
 const PURE: &[&str] = &["domain", "scheduler-core", "oip", "messages"];
 
 /// What a pure crate may not reach.
-const IMPURE: &[&str] = &["tokio", "tonic", "hyper", "mio", "rand", "getrandom", "socket2", "chrono", "time", "rustix", "heed"];
+const IMPURE: &[&str] =
+    &["tokio", "tonic", "hyper", "mio", "rand", "getrandom", "socket2", "chrono", "time", "rustix", "heed"];
 
 /// Heavy or foreign crates, and the only crates of ours that may name them.
 const HOMES: &[(&str, &[&str])] = &[
@@ -84,7 +85,8 @@ fn pure_crates_reach_no_clock_no_socket_and_no_chance() {
         .nodes
         .iter()
         .map(|node| {
-            let normal = node.deps.iter().filter(|d| d.dep_kinds.iter().any(|kind| kind.kind == DependencyKind::Normal));
+            let normal =
+                node.deps.iter().filter(|d| d.dep_kinds.iter().any(|kind| kind.kind == DependencyKind::Normal));
             (&node.id, normal.map(|dependency| &dependency.pkg).collect())
         })
         .collect();

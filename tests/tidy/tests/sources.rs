@@ -84,7 +84,9 @@ fn no_module_is_named_for_what_it_is_not() {
 
 #[test]
 fn lints_are_expected_with_a_reason_and_never_allowed() {
-    check("write #[expect(lint, reason = \"..\")]", |_, line| line.starts_with("#[allow(") || line.starts_with("#![allow("));
+    check("write #[expect(lint, reason = \"..\")]", |_, line| {
+        line.starts_with("#[allow(") || line.starts_with("#![allow(")
+    });
 }
 
 #[test]

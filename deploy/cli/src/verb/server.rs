@@ -152,16 +152,15 @@ async fn scale(flags: Scale, output: &mut Output) -> Result<(), Error> {
     Ok(())
 }
 
-/// The server with another size, and bounds that do not stand in its way. A status does not tell the bounds; with
-/// unset ones there is no autoscaling that would undo the size.
+/// The server with another size; its bounds stay as they are.
 fn resized(status: &wire::ServerStatusResponse, replicas: u32) -> wire::ServerNotify {
     wire::ServerNotify {
         name: status.server_name.clone(),
         expected_replicas: replicas,
         shared: false, // counts for an unknown server only
         kubernetes_meta: status.kubernetes_meta.clone(),
-        min_replicas: 0,
-        max_replicas: 0,
+        min_replicas: status.min_replicas(),
+        max_replicas: status.max_replicas(),
     }
 }
 
@@ -197,7 +196,7 @@ fn as_text(status: &wire::ServerStatusResponse) -> String {
 mod tests {
     use messages::scheduler as wire;
 
-    use super::{as_text, row};
+    use super::{as_text, resized, row};
     use crate::output::as_json;
     use crate::output::status::ServerStatus;
 
@@ -215,9 +214,13 @@ mod tests {
             expected_replicas: 2,
             available_replicas: 1,
             num_loaded_model_replicas: 4,
-            kubernetes_meta: None,
-            r#type: 1,
+            min_replicas: Some(1),
+            max_replicas: Some(3),
+            ..Default::default()
         };
+        let notify = resized(&status, 3);
+        assert_eq!((notify.expected_replicas, notify.min_replicas, notify.max_replicas), (3, 1, 3));
+        let status = wire::ServerStatusResponse { r#type: 1, ..status };
         assert_eq!(row(&status), ["onnx", "1/2", "4"]);
         assert_eq!(row(&wire::ServerStatusResponse { expected_replicas: -1, ..status.clone() })[1], "1");
         assert_eq!(

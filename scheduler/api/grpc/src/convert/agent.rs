@@ -7,9 +7,16 @@ use domain::{
     ServerName, VersionNumber,
 };
 use messages::agent as wire;
+use prost::Message;
 
 use super::server::MOST_REPLICAS;
 use super::{Invalid, model};
+
+/// Longest kept reason of a failure, in bytes: room for a stack trace. What is longer is cut.
+const LONGEST_REASON: usize = 4 * 1024;
+
+/// Largest description of a replica as a message, in bytes: it is written with every change of its memory.
+const LARGEST_CONFIG: usize = 16 * 1024;
 
 /// An agent's subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +72,10 @@ pub fn subscription(request: wire::AgentSubscribeRequest) -> Result<Subscription
     let replica = replica(&request.server_name, request.replica_idx)?;
     let Some(config) = request.replica_config else { return Err(Invalid::one("replicaConfig", "missing")) };
     let mut invalid = Invalid::default();
+    if config.encoded_len() > LARGEST_CONFIG {
+        let reason = format!("has {} bytes, at most {LARGEST_CONFIG} are accepted", config.encoded_len());
+        invalid.add("replicaConfig", reason);
+    }
     if config.inference_svc.is_empty() {
         invalid.add("replicaConfig.inferenceSvc", "missing");
     }
@@ -101,6 +112,12 @@ pub fn subscription(request: wire::AgentSubscribeRequest) -> Result<Subscription
     invalid.or(Subscription { replica, shared: request.shared, config, held, available })
 }
 
+/// A reason that people can still read; it is kept, and every status carries it.
+fn shortened(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(LONGEST_REASON));
+    text
+}
+
 /// The report in a message.
 pub fn report(message: wire::ModelEventMessage) -> Result<Report, Invalid> {
     let replica = replica(&message.server_name, message.replica_idx)?;
@@ -113,7 +130,7 @@ pub fn report(message: wire::ModelEventMessage) -> Result<Report, Invalid> {
             available: Bytes(message.available_memory_bytes),
             runtime: message.runtime_info.as_ref().and_then(model::runtime),
             fence: message.fence.map(Clock),
-            message: message.message,
+            message: shortened(message.message),
         }),
         Err(error) => Err(Invalid::one("modelName", error)),
     }

@@ -37,6 +37,11 @@ impl Invalid {
         self.0.push(Violation { field: field.into(), reason: reason.to_string() });
     }
 
+    /// Adds all of the other's.
+    pub(crate) fn extend(&mut self, other: Invalid) {
+        self.0.extend(other.0);
+    }
+
     /// `value` when nothing is wrong.
     pub(crate) fn or<T>(self, value: T) -> Result<T, Invalid> {
         if self.0.is_empty() { Ok(value) } else { Err(self) }

@@ -5,6 +5,7 @@ use domain::{
     ServerName, StorageConfig, StreamTopics,
 };
 use messages::scheduler as wire;
+use prost::Message;
 
 use super::Invalid;
 
@@ -15,9 +16,22 @@ const LONGEST_TEXT: usize = 64 * 1024;
 /// Most entries in one list of a definition, for the same reason.
 const MOST_ENTRIES: usize = 1_000;
 
+/// Longest namespace: what Kubernetes allows for any name.
+const LONGEST_NAMESPACE: usize = 253;
+
+/// Largest definition as a message, in bytes. Ten versions of it are kept in one record, and every status carries one;
+/// real ones have about 300.
+const LARGEST_DEFINITION: usize = 256 * 1024;
+
 /// The definition in a wire model, with everything that is wrong with it.
 pub fn definition(model: wire::Model) -> Result<ModelDefinition, Invalid> {
     let mut invalid = Invalid::default();
+    // What a server said about it is no part of the definition, also not of its size.
+    let runtime = model.model_spec.as_ref().and_then(|spec| spec.model_runtime_info.as_ref());
+    let bytes = model.encoded_len().saturating_sub(runtime.map_or(0, Message::encoded_len));
+    if bytes > LARGEST_DEFINITION {
+        return Err(Invalid::one("model", format!("has {bytes} bytes, at most {LARGEST_DEFINITION} are accepted")));
+    }
     let Some(meta) = model.meta else { return Err(Invalid::one("model.meta", "missing")) };
     let Some(spec) = model.model_spec else { return Err(Invalid::one("model.modelSpec", "missing")) };
     let name = match ModelName::parse(&meta.name) {
@@ -101,6 +115,12 @@ fn spec(spec: wire::ModelSpec, invalid: &mut Invalid) -> ModelSpec {
         llm,
         parameters: spec.parameters.into_iter().map(|p| Parameter { name: p.name, value: p.value }).collect(),
     }
+}
+
+/// Size of a definition as a message.
+#[must_use]
+pub fn encoded_bytes(definition: &ModelDefinition) -> usize {
+    wire(definition, None).encoded_len()
 }
 
 /// The wire model of a definition, with what a server said about it.
@@ -190,6 +210,15 @@ pub fn runtime_wire(info: RuntimeInfo) -> wire::ModelRuntimeInfo {
 #[must_use]
 pub fn kubernetes(meta: wire::KubernetesMeta) -> KubernetesMeta {
     KubernetesMeta { namespace: meta.namespace, generation: meta.generation }
+}
+
+/// [`kubernetes`] where no limit of a whole definition applies; the namespace is kept and told to everybody.
+pub fn small_kubernetes(field: &str, meta: wire::KubernetesMeta) -> Result<KubernetesMeta, Invalid> {
+    if meta.namespace.len() > LONGEST_NAMESPACE {
+        let reason = format!("has {} bytes, at most {LONGEST_NAMESPACE} are accepted", meta.namespace.len());
+        return Err(Invalid::one(format!("{field}.namespace"), reason));
+    }
+    Ok(kubernetes(meta))
 }
 
 /// The way out of [`kubernetes`].

@@ -19,6 +19,12 @@ pub fn notify(index: usize, notify: wire::ServerNotify) -> Result<(ServerName, S
         let reason = format!("is {}, above maxReplicas {}", notify.min_replicas, notify.max_replicas);
         invalid.add(format!("servers[{index}].minReplicas"), reason);
     }
+    let field = format!("servers[{index}].kubernetesMeta");
+    let kubernetes = notify.kubernetes_meta.map(|meta| model::small_kubernetes(&field, meta)).transpose();
+    let kubernetes = kubernetes.unwrap_or_else(|error| {
+        invalid.extend(error);
+        None
+    });
     let name = match ServerName::parse(&notify.name) {
         Ok(name) => name,
         Err(error) => {
@@ -30,7 +36,7 @@ pub fn notify(index: usize, notify: wire::ServerNotify) -> Result<(ServerName, S
         expected: notify.expected_replicas,
         min: notify.min_replicas,
         max: notify.max_replicas,
-        kubernetes: notify.kubernetes_meta.map(model::kubernetes),
+        kubernetes,
     };
     invalid.or((name, bounds, notify.shared))
 }

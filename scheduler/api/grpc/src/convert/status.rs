@@ -71,10 +71,12 @@ pub fn server(status: &ServerStatus) -> wire::ServerStatusResponse {
                 over_commit_percentage: resources.over_commit_percentage,
             })
             .collect(),
-        expected_replicas: status.expected.map_or(-1, count),
+        expected_replicas: status.bounds.as_ref().map_or(-1, |bounds| count(bounds.expected)),
         available_replicas: count(status.available),
         num_loaded_model_replicas: count(status.replicas.values().map(|replica| replica.models).sum()),
-        kubernetes_meta: status.kubernetes.as_ref().map(model::kubernetes_wire),
+        kubernetes_meta: status.bounds.as_ref().and_then(|b| b.kubernetes.as_ref()).map(model::kubernetes_wire),
+        min_replicas: status.bounds.as_ref().map(|bounds| bounds.min),
+        max_replicas: status.bounds.as_ref().map(|bounds| bounds.max),
         r#type: wire::server_status_response::Type::StatusUpdate.into(),
     }
 }

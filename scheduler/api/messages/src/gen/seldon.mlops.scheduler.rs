@@ -526,6 +526,11 @@ pub struct ServerStatusResponse {
     pub kubernetes_meta: ::core::option::Option<KubernetesMeta>,
     #[prost(enumeration = "server_status_response::Type", tag = "7")]
     pub r#type: i32,
+    /// Ours: the bounds, so that who changes the size can leave them as they are.
+    #[prost(uint32, optional, tag = "1000")]
+    pub min_replicas: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "1001")]
+    pub max_replicas: ::core::option::Option<u32>,
 }
 /// Nested message and enum types in `ServerStatusResponse`.
 pub mod server_status_response {
