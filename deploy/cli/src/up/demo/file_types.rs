@@ -33,6 +33,15 @@ struct Configuration {
     medium_confidence_threshold: f32,
 }
 
+/// A content to send.
+struct Sample {
+    /// What it is, for people.
+    what: &'static str,
+    content: Vec<u8>,
+    /// What the model must say.
+    expected: &'static str,
+}
+
 pub(super) async fn show(calls: &mut Calls) -> Result<(), Error> {
     let fetched =
         tokio::task::spawn_blocking(|| wheel::fetch(&wheel::pins::MAGIKA, &|progress| say(&format!("  {progress}"))));
@@ -47,7 +56,7 @@ pub(super) async fn show(calls: &mut Calls) -> Result<(), Error> {
         configuration.target_labels_space.len(),
         milliseconds(took)
     ));
-    for (position, (what, content, expected)) in samples()?.into_iter().enumerate() {
+    for (position, Sample { what, content, expected }) in samples()?.into_iter().enumerate() {
         // The transports take turns.
         let (over, (answer, took)) = match position % 2 {
             0 => ("REST", calls.over_rest(MODEL, &request(&content)?).await?),
@@ -69,15 +78,15 @@ fn read_configuration(path: &Path) -> Result<Configuration, Error> {
     serde_json::from_slice(&text).map_err(|_| Error::Model("config.min.json"))
 }
 
-/// What is sent: names for people, content, and what the model must say.
-fn samples() -> Result<Vec<(&'static str, Vec<u8>, &'static str)>, Error> {
+fn samples() -> Result<[Sample; 3], Error> {
     let program = runtime_program()?;
     let python = b"import json\nimport sys\n\n\ndef main(path):\n    with open(path) as file:\n        for line in file:\n            print(json.loads(line)[\"name\"])\n\n\nif __name__ == \"__main__\":\n    main(sys.argv[1])\n";
     let table = b"sepal_length,sepal_width,petal_length,petal_width,species\n5.1,3.5,1.4,0.2,setosa\n7.0,3.2,4.7,1.4,versicolor\n6.3,3.3,6.0,2.5,virginica\n5.8,2.7,5.1,1.9,virginica\n";
-    Ok(vec![
-        ("this program", program, "elf"),
-        ("a text with def main(path)", python.to_vec(), "python"),
-        ("a text with 5.1,3.5,1.4,0.2,setosa", table.to_vec(), "csv"),
+    let sample = |what, content, expected| Sample { what, content, expected };
+    Ok([
+        sample("this program", program, "elf"),
+        sample("a text with def main(path)", python.to_vec(), "python"),
+        sample("a text with 5.1,3.5,1.4,0.2,setosa", table.to_vec(), "csv"),
     ])
 }
 
