@@ -145,16 +145,16 @@ pub(crate) struct GrpcEnd {
 }
 
 /// The body of a response to the client.
+#[derive(Default)]
 pub(crate) enum ResponseBody {
     Text(Option<Bytes>),
-    Passed { inner: Incoming, _held: Held, grpc: Option<Box<GrpcEnd>> },
+    Passed {
+        inner: Incoming,
+        _held: Held,
+        grpc: Option<Box<GrpcEnd>>,
+    },
+    #[default]
     Over,
-}
-
-impl Default for ResponseBody {
-    fn default() -> Self {
-        Self::Over
-    }
 }
 
 /// A response that broke after its headers were out.

@@ -262,7 +262,7 @@ mod tests {
         assert!(text.contains("incoming/iris_2") && text.contains("Not a directory"), "{text}");
         let unreadable = self::world(&["model.onnx"]);
         let file = unreadable.artifact.join("model.onnx");
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0)).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o000)).unwrap();
         if std::fs::File::open(&file).is_err() {
             let text = unreadable.bring(None).unwrap_err();
             assert!(text.contains("model.onnx") && text.contains("Permission denied"), "{text}");

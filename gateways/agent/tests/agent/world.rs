@@ -147,7 +147,10 @@ impl World {
 }
 
 pub fn client(is_http2: bool) -> Client<HttpConnector, Full<Bytes>> {
-    Client::builder(TokioExecutor::new()).http2_only(is_http2).build_http()
+    let mut connector = HttpConnector::new();
+    // Else headers and body of each request are a delayed acknowledgement apart.
+    connector.set_nodelay(true);
+    Client::builder(TokioExecutor::new()).http2_only(is_http2).build(connector)
 }
 
 pub async fn read(response: http::Response<hyper::body::Incoming>) -> Answer {
