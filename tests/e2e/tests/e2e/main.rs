@@ -1,0 +1,20 @@
+//! End to end: real Envoys, real inference servers, every part a process of its own, and what users were promised.
+//!
+//! A scenario prints what it measured (`--nocapture` shows it) and fails on a warning in any log that it does not
+//! expect by name. Those about minutes-long calls are in `long.rs`.
+
+mod bad_input;
+mod cli;
+mod first_light;
+mod kill;
+mod partial;
+mod rollout;
+mod thousand;
+
+use std::time::Duration;
+
+/// Load of the scenarios that are about load, in requests a second.
+const RATE: u32 = 200;
+
+/// A load of a small model takes some tens of milliseconds; the machine may be busy.
+const LOADS_WITHIN: Duration = Duration::from_secs(20);
