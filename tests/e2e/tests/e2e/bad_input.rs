@@ -23,6 +23,7 @@ const ENDS_WITHIN: Duration = Duration::from_secs(10);
 #[test]
 fn bad_input_is_explained_and_disturbs_nobody() {
     scenario("bad input", Shape::default(), async |stack| {
+        stack.expect_log(&["load failed"]);
         let control = stack.control();
         control.declare(&Model::iris("iris").replicas(2)).await?;
         control.declare(&Model::iris("probe").replicas(2)).await?;
@@ -159,7 +160,7 @@ async fn declarations(stack: &Stack) -> Result<()> {
     ];
     for (model, field) in cases {
         let Err(status) = control.declare(&model).await else { bail!("{model:?} was accepted") };
-        ensure!(status.code() == Code::InvalidArgument && status.message().contains(field), "{field}: {status:?}");
+        ensure!(status.code() == Code::FailedPrecondition && status.message().contains(field), "{field}: {status:?}");
     }
     let mut unable = Model::iris("unable");
     unable.0.model_spec.get_or_insert_default().requirements = vec!["teleport".to_owned()];

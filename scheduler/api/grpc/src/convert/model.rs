@@ -8,6 +8,7 @@ use messages::scheduler as wire;
 use prost::Message;
 
 use super::Invalid;
+use super::server::MOST_REPLICAS;
 
 /// Longest text of one field, in bytes; nothing real is near it, and every definition is kept in memory and sent to
 /// agents and subscribers.
@@ -43,6 +44,12 @@ pub fn definition(model: wire::Model) -> Result<ModelDefinition, Invalid> {
     };
     let spec = self::spec(spec, &mut invalid);
     let deployment = model.deployment_spec.unwrap_or_default();
+    for (field, replicas) in [("replicas", deployment.replicas), ("minReplicas", deployment.min_replicas)] {
+        if replicas > MOST_REPLICAS {
+            let reason = format!("is {replicas}, at most {MOST_REPLICAS} are accepted");
+            invalid.add(format!("model.deploymentSpec.{field}"), reason);
+        }
+    }
     let definition = name.map(|name| ModelDefinition {
         name,
         kind: meta.kind,
@@ -288,9 +295,16 @@ mod tests {
         let spec = bad.model_spec.as_mut().expect("a spec");
         spec.server = Some("-".into());
         spec.requirements = vec!["x".repeat(super::LONGEST_TEXT + 1)];
-        let error = super::definition(bad).expect_err("three things are wrong");
+        bad.deployment_spec.as_mut().expect("a deployment").replicas = u32::MAX;
+        let error = super::definition(bad).expect_err("four things are wrong");
         let fields: Vec<_> = error.violations().iter().map(|violation| violation.field.as_str()).collect();
-        assert_eq!(fields, ["model.meta.name", "model.modelSpec.requirements[0]", "model.modelSpec.server"]);
+        let expected = [
+            "model.meta.name",
+            "model.modelSpec.requirements[0]",
+            "model.modelSpec.server",
+            "model.deploymentSpec.replicas",
+        ];
+        assert_eq!(fields, expected);
         assert!(super::definition(wire::Model::default()).is_err());
     }
 }
