@@ -57,7 +57,7 @@ impl Said {
 }
 
 /// Runs the program in `folder`; the environment is empty but for what is given, and what a program needs to be found.
-pub(crate) async fn run(folder: &Path, environment: &[(&str, String)], arguments: &[&str]) -> Result<Said> {
+pub async fn run(folder: &Path, environment: &[(&str, String)], arguments: &[&str]) -> Result<Said> {
     let mut command = Command::new(switchyard());
     command.args(arguments).current_dir(folder).env_clear();
     for name in ["PATH", "HOME"] {

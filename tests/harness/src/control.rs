@@ -164,11 +164,9 @@ impl Control {
 
     /// Waits until the latest version of a model is in `state`, and returns the reason that is told with it.
     pub async fn reaches(&self, name: &str, state: State, within: Duration) -> Result<String> {
-        until(within, &format!("model {name} is {}", state.as_str_name()), async || {
-            match self.latest(name).await? {
-                (_, reached, _, reason) if reached == state => Ok(reason),
-                other => bail!("{other:?}"),
-            }
+        until(within, &format!("model {name} is {}", state.as_str_name()), async || match self.latest(name).await? {
+            (_, reached, _, reason) if reached == state => Ok(reason),
+            other => bail!("{other:?}"),
         })
         .await
     }

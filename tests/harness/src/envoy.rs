@@ -28,13 +28,7 @@ pub struct Envoy {
 
 impl Envoy {
     /// Does not run yet.
-    pub fn new(
-        folder: &Path,
-        ports: &mut Ports,
-        scheduler: &Scheduler,
-        index: usize,
-        binary: Binary,
-    ) -> Result<Envoy> {
+    pub fn new(folder: &Path, ports: &mut Ports, scheduler: &Scheduler, index: usize, binary: Binary) -> Result<Envoy> {
         let folder = folder.join(format!("envoy-{index}"));
         let bootstrap = Bootstrap {
             node_id: format!("envoy-{index}"),

@@ -4,8 +4,7 @@ use anyhow::{Context, Result, ensure};
 use messages::inference as pb;
 
 /// One flower, a setosa.
-pub const BODY: &str =
-    r#"{"inputs":[{"name":"X","datatype":"FP32","shape":[1,4],"data":[5.1,3.5,1.4,0.2]}],"outputs":[{"name":"label"}]}"#;
+pub const BODY: &str = r#"{"inputs":[{"name":"X","datatype":"FP32","shape":[1,4],"data":[5.1,3.5,1.4,0.2]}],"outputs":[{"name":"label"}]}"#;
 const FLOWER: [f32; 4] = [5.1, 3.5, 1.4, 0.2];
 /// What the model calls it.
 const SETOSA: i64 = 0;

@@ -23,7 +23,7 @@ mod stack;
 mod until;
 
 pub use agent::Agent;
-pub use binary::{Said, switchyard};
+pub use binary::{Said, run, switchyard};
 pub use control::{Control, Model, State};
 pub use envoy::Envoy;
 pub use load::{Answered, Load, Outcome, Protocol, Target, Traffic};

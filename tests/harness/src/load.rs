@@ -93,7 +93,9 @@ impl Load {
 async fn generate(targets: Vec<Target>, rate: u32, mut stopped: oneshot::Receiver<()>) -> Vec<Outcome> {
     let mut clients = BTreeMap::new();
     for target in &targets {
-        clients.entry(target.envoy).or_insert_with(|| (Rest::new(target.envoy).within(ANSWERS_WITHIN), rpc(target.envoy)));
+        clients
+            .entry(target.envoy)
+            .or_insert_with(|| (Rest::new(target.envoy).within(ANSWERS_WITHIN), rpc(target.envoy)));
     }
     let mut ticks = interval(Duration::from_secs(1) / rate.max(1));
     // A late tick is made up for: the rate is kept.

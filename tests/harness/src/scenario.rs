@@ -12,7 +12,8 @@ use crate::stack::{Shape, Stack};
 const AT_ONCE: usize = 2;
 
 /// What the parts say when they are stopped one after the other.
-const ORDERLY_END: &[&str] = &["caught ENVOY_SIGTERM", "gRPC config stream to management closed", "no envoy is connected"];
+const ORDERLY_END: &[&str] =
+    &["caught ENVOY_SIGTERM", "gRPC config stream to management closed", "no envoy is connected"];
 
 static RUNNING: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
 

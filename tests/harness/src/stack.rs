@@ -101,8 +101,7 @@ impl Stack {
         let position = self.agents.len();
         let index = u32::try_from(position)?;
         let folder = self.folder.path();
-        let agent =
-            Agent::new(folder, &mut self.ports, &self.scheduler, index, self.memory, &self.runtime_library)?;
+        let agent = Agent::new(folder, &mut self.ports, &self.scheduler, index, self.memory, &self.runtime_library)?;
         self.agents.push(agent);
         Ok(position)
     }

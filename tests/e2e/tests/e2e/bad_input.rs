@@ -70,7 +70,11 @@ async fn rest(stack: &Stack) -> Result<()> {
         ensure!(answer.header("x-seldon-route") == ":iris_1:", "it was the model's answer: {:?}", answer.headers);
     }
     let answer = rest.infer("iris", vec![b'['; TOO_LARGE]).await?;
-    ensure!(answer.status == StatusCode::PAYLOAD_TOO_LARGE && answer.error()?.contains("67108864 bytes"), "{}", answer.body);
+    ensure!(
+        answer.status == StatusCode::PAYLOAD_TOO_LARGE && answer.error()?.contains("67108864 bytes"),
+        "{}",
+        answer.body
+    );
     let headers = [("inference-header-content-length", "1000000")];
     let answer = rest.post("/v2/models/iris/infer", &headers, iris::BODY).await?;
     ensure!(answer.status == StatusCode::BAD_REQUEST, "{} {}", answer.status, answer.body);
@@ -185,16 +189,20 @@ async fn artifacts(stack: &Stack) -> Result<()> {
     std::fs::create_dir_all(&empty)?;
     let remote = std::path::Path::new("gs://bucket/iris");
     let broken = broken_iris(stack.folder(), "corrupt")?;
-    for (name, folder, word) in
-        [("corrupt", broken.as_path(), "model.onnx"), ("missing", &missing, "missing"), ("empty", &empty, "empty"), ("remote", remote, "gs")]
-    {
+    for (name, folder, word) in [
+        ("corrupt", broken.as_path(), "model.onnx"),
+        ("missing", &missing, "missing"),
+        ("empty", &empty, "empty"),
+        ("remote", remote, "gs"),
+    ] {
         control.declare(&Model::new(name, folder)).await?;
         let reason = control.reaches(name, State::ModelFailed, LOADS_WITHIN).await?;
         println!("bad input: artifact {name}: {reason}");
         ensure!(reason.contains(word), "{name}: the reason names {word}: {reason}");
         let answer = stack.rest().infer(name, iris::BODY).await?;
         ensure!(answer.status == StatusCode::NOT_FOUND && answer.error()?.contains(name), "{}", answer.body);
-        let status = stack.rpc().model_infer(with_metadata(iris::message(name), &[])).await.err().context("an error")?;
+        let status =
+            stack.rpc().model_infer(with_metadata(iris::message(name), &[])).await.err().context("an error")?;
         ensure!(status.code() == Code::Unimplemented, "{status:?}");
         control.remove(name).await?;
         control.is_gone(name, LOADS_WITHIN).await?;

@@ -29,7 +29,8 @@ async fn load_and_look(stack: &Stack) -> Result<()> {
 
     let said = stack.switchyard(&["model", "status", "iris"]).await?.well()?;
     ensure!(said.contains("iris") && said.contains("ModelAvailable"), "{said}");
-    let json: Value = serde_json::from_str(&stack.switchyard(&["model", "status", "iris", "-o", "json"]).await?.well()?)?;
+    let json: Value =
+        serde_json::from_str(&stack.switchyard(&["model", "status", "iris", "-o", "json"]).await?.well()?)?;
     ensure!(json["versions"][0]["state"]["state"] == "ModelAvailable", "{json}");
     let said = stack.switchyard(&["model", "list"]).await?.well()?;
     ensure!(said.lines().any(|line| line.starts_with("iris")), "{said}");
@@ -59,7 +60,8 @@ async fn infer(stack: &Stack) -> Result<()> {
 async fn servers(stack: &mut Stack) -> Result<()> {
     let said = stack.switchyard(&["server", "list"]).await?.well()?;
     ensure!(said.lines().any(|line| line.starts_with(SERVER)), "{said}");
-    let json: Value = serde_json::from_str(&stack.switchyard(&["server", "status", SERVER, "-o", "json"]).await?.well()?)?;
+    let json: Value =
+        serde_json::from_str(&stack.switchyard(&["server", "status", SERVER, "-o", "json"]).await?.well()?)?;
     ensure!(json["availableReplicas"] == 1 && json["expectedReplicas"] == 1, "{json}");
     let said = stack.switchyard(&["server", "scale", SERVER, "--replicas", "2"]).await?.well()?;
     ensure!(said == "server onnx: 2 replicas wanted\n", "{said}");

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use http::StatusCode;
 use harness::{Model, Rest, Shape, Stack, iris, python, scenario, until, with_metadata};
+use http::StatusCode;
 use messages::inference as pb;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -43,7 +43,11 @@ async fn rest_finds_the_model(stack: &Stack) -> Result<()> {
         iris::check_json(&answer.body)?;
         ensure!(answer.json()?["model_name"] == "iris_1", "{}", answer.body);
         ensure!(answer.header("x-seldon-route") == ":iris_1:", "{:?}", answer.headers);
-        ensure!(!answer.header("x-request-id").is_empty(), "one is made when the client has none: {:?}", answer.headers);
+        ensure!(
+            !answer.header("x-request-id").is_empty(),
+            "one is made when the client has none: {:?}",
+            answer.headers
+        );
     }
     let headers = [("seldon-model", "iris"), ("seldon-internal-model", "identity_1"), ("x-request-id", "mine")];
     let answer = rest.post("/v2/models/identity/infer", &headers, iris::BODY).await?;

@@ -56,7 +56,12 @@ fn scheduler_killed_loses_no_request_and_no_acknowledged_write() {
         let known = control.models().await?;
         healed("scheduler answers again", restarted, SCHEDULER_IS_BACK)?;
         let lost: Vec<_> = acknowledged.iter().filter(|name| !known.contains_key(*name)).collect();
-        ensure!(!acknowledged.is_empty() && lost.is_empty(), "{} of {} are lost: {lost:?}", lost.len(), acknowledged.len());
+        ensure!(
+            !acknowledged.is_empty() && lost.is_empty(),
+            "{} of {} are lost: {lost:?}",
+            lost.len(),
+            acknowledged.len()
+        );
         println!("{} acknowledged writes, all are there", acknowledged.len());
         control.has_replicas(SERVER, 2, LOADS_WITHIN).await?;
         until(LOADS_WITHIN, "every acknowledged model serves", async || {
@@ -227,7 +232,12 @@ fn envoy_killed_is_no_loss_to_the_other_one() {
         let rest = Rest::new(stack.envoys[0].address());
         for model in ["iris", "meanwhile"] {
             let answer = rest.infer(model, iris::BODY).await?;
-            ensure!(answer.status == StatusCode::OK, "an Envoy that is ready has all routes: {} {}", answer.status, answer.body);
+            ensure!(
+                answer.status == StatusCode::OK,
+                "an Envoy that is ready has all routes: {} {}",
+                answer.status,
+                answer.body
+            );
         }
         healed("killed Envoy serves again", restarted, ENVOY_IS_BACK)?;
         let back = Instant::now();

@@ -10,6 +10,7 @@ mod kill;
 mod partial;
 mod rollout;
 mod thousand;
+mod up;
 
 use std::time::Duration;
 

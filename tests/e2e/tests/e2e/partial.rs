@@ -29,7 +29,10 @@ fn model_serves_on_what_fits_grows_by_itself_and_survives_a_drain() {
         stack.add_agent().await?;
         control.serves("iris", 3, LOADS_WITHIN).await?;
         control.reaches("iris", State::ModelAvailable, LOADS_WITHIN).await?;
-        println!("partial: a model has grown to 3 replicas {} ms after a replica was added", added.elapsed().as_millis());
+        println!(
+            "partial: a model has grown to 3 replicas {} ms after a replica was added",
+            added.elapsed().as_millis()
+        );
 
         // A wish that cannot be met takes nothing away.
         control.declare(&Model::iris("iris").replicas(5)).await?;

@@ -1,0 +1,70 @@
+//! Calls that take longer than Envoy's own limits would let them: no route timeout, and five silent minutes and more
+//! (data-plane row 21). Runs with the feature `long`.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use harness::{Model, Rest, Shape, Stack, sample, scenario};
+use messages::inference as pb;
+
+/// Longer than the five minutes after which Envoy ends a silent stream unless it is told otherwise.
+const LONG: Duration = Duration::from_secs(360);
+
+/// What the calls must have taken to show anything.
+const FIVE_MINUTES: Duration = Duration::from_secs(300);
+
+/// How long the calls may take at most: the machine does other things too.
+const AT_MOST: Duration = Duration::from_secs(1_200);
+
+/// Rounds of the first call, by which the others are measured.
+const TRIAL: i64 = 50_000;
+
+/// Time for the first load and answer.
+const SOON: Duration = Duration::from_secs(30);
+
+fn body(rounds: i64) -> String {
+    format!(r#"{{"inputs":[{{"name":"rounds","datatype":"INT64","shape":[1],"data":[{rounds}]}}]}}"#)
+}
+
+async fn over_rest(stack: &Stack, rounds: i64) -> Result<Duration> {
+    let rest = Rest::new(stack.envoys[0].address()).within(AT_MOST);
+    let started = Instant::now();
+    let answer = rest.infer("slow", body(rounds)).await?;
+    ensure!(answer.status.is_success(), "{} {}", answer.status, answer.body);
+    ensure!(answer.json()?["outputs"][0]["name"] == "result", "{}", answer.body);
+    Ok(started.elapsed())
+}
+
+async fn over_grpc(stack: &Stack, rounds: i64) -> Result<Duration> {
+    let input = pb::model_infer_request::InferInputTensor {
+        name: "rounds".to_owned(),
+        datatype: "INT64".to_owned(),
+        shape: vec![1],
+        contents: Some(pb::InferTensorContents { int64_contents: vec![rounds], ..Default::default() }),
+        ..Default::default()
+    };
+    let message = pb::ModelInferRequest { model_name: "slow".to_owned(), inputs: vec![input], ..Default::default() };
+    let started = Instant::now();
+    let answer = stack.rpc().model_infer(message).await?.into_inner();
+    ensure!(answer.outputs.iter().any(|output| output.name == "result"), "{answer:?}");
+    Ok(started.elapsed())
+}
+
+#[test]
+fn a_call_of_more_than_five_minutes_succeeds_over_rest_and_grpc() {
+    scenario("long calls", Shape::default(), async |stack| {
+        let control = stack.control();
+        control.declare(&Model::new("slow", &sample("slow")).replicas(2)).await?;
+        control.serves("slow", 2, SOON).await?;
+        let trial = over_rest(stack, TRIAL).await.context("the trial")?;
+        let rounds = LONG.as_secs_f64() / trial.as_secs_f64() * TRIAL as f64;
+        let rounds = rounds as i64;
+        println!("long calls: {TRIAL} rounds take {trial:?}, so {rounds} rounds are asked for");
+        // Each goes to a replica of its own: least requests first.
+        let (rest, grpc) = tokio::join!(over_rest(stack, rounds), over_grpc(stack, rounds));
+        let (rest, grpc) = (rest.context("REST")?, grpc.context("gRPC")?);
+        println!("long calls: REST {} s, gRPC {} s", rest.as_secs(), grpc.as_secs());
+        ensure!(rest > FIVE_MINUTES && grpc > FIVE_MINUTES, "they were long enough to show it: {rest:?}, {grpc:?}");
+        Ok(())
+    });
+}
