@@ -22,6 +22,8 @@ const ASK_EVERY: Duration = Duration::from_millis(20);
 const QUIET: Duration = Duration::from_millis(500);
 /// Envoy ends at SIGTERM within milliseconds; this is for a machine that swaps.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
+/// The filter that reads gRPC messages writes ten lines of level info about each of them.
+const QUIET_COMPONENTS: &str = "misc:warning";
 /// How much of the end of the log is read, and shown, when Envoy ends too early.
 const TAIL_BYTES: u64 = 16 << 10;
 const TAIL_LINES: usize = 15;
@@ -104,6 +106,7 @@ impl Envoy {
             .arg("-c")
             .arg(&config)
             .args(["--disable-hot-restart", "--drain-strategy", "immediate"])
+            .args(["--component-log-level", QUIET_COMPONENTS])
             .current_dir(&folder)
             .stdout(Output::File(log.clone()))
             .stderr(Output::File(log.clone()));

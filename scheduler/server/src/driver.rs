@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, warn};
 
 use crate::outbox::Outbox;
-use crate::store::{CommitError, Store};
+use crate::store::{CommitError, Pending, Store};
 
 /// Requests that may wait for the driver. At 10 µs each the queue is worked off in 0.1 s; beyond it callers wait.
 pub const INBOX: usize = 10_000;
@@ -22,6 +22,15 @@ pub const INBOX: usize = 10_000;
 /// makes the price of a sync (0.2 to 5 ms) vanish among them.
 const BATCH_MAX: usize = 1_000;
 
+/// What a record takes beside its definition: a page of the store, because it may need a new one.
+const RECORD_BYTES: usize = 4_096;
+
+/// What a server's record takes at most, without its replicas.
+const SERVER_BYTES: usize = 1_024;
+
+/// What is done between two events, with the machine at rest.
+pub(crate) type Look = Box<dyn FnOnce(&Machine, &mut Outbox) + Send>;
+
 /// A request for the driver.
 pub(crate) enum Message {
     /// Something happened that nobody waits for.
@@ -29,7 +38,9 @@ pub(crate) enum Message {
     /// A request; the ticket is made here.
     Ask(Box<dyn FnOnce(Ticket) -> Event + Send>, oneshot::Sender<Result<(), Rejected>>),
     /// Look at the machine, or change who hears of it, between two events.
-    Look(Box<dyn FnOnce(&Machine, &mut Outbox) + Send>),
+    Look(Look),
+    /// The process ends. Handles outlive it in connections that are still open, so their end cannot be waited for.
+    End,
 }
 
 /// Why a request was not carried out.
@@ -39,7 +50,9 @@ pub enum Rejected {
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// The disk is nearly full.
-    #[error("the scheduler's disk is nearly full: {missing_bytes} bytes more must be free before anything new is accepted; what runs goes on")]
+    #[error(
+        "the scheduler's disk is nearly full: {missing_bytes} bytes more must be free before anything new is accepted; what runs goes on"
+    )]
     NoSpace {
         /// How much is missing.
         missing_bytes: u64,
@@ -55,10 +68,11 @@ pub(crate) struct Driver {
     pub(crate) store: Store,
     pub(crate) outbox: Outbox,
     pub(crate) inbox: mpsc::Receiver<Message>,
+    pub(crate) pending: Pending,
 }
 
 impl Driver {
-    /// Runs until every sender is gone, or the store fails.
+    /// Runs until it is told to end, every sender is gone, or the store fails.
     pub(crate) fn run(mut self) -> Result<(), CommitError> {
         let mut waiting: BTreeMap<Ticket, oneshot::Sender<Result<(), Rejected>>> = BTreeMap::new();
         let mut tickets = Ticket(0);
@@ -69,23 +83,30 @@ impl Driver {
                 return Ok(());
             }
             // Asked once for each batch, and only when somebody wants to declare something.
-            let mut missing_bytes = None;
+            let mut spare_bytes = None;
+            let mut ends = false;
             for message in batch.drain(..) {
                 match message {
-                    Message::Tell(event) => self.machine.handle(event, now(), &mut effects),
+                    Message::End => ends = true,
+                    // Who is not answered any more is told so by the end of its channel.
+                    Message::Tell(_) | Message::Ask(..) | Message::Look(_) if ends => {}
+                    Message::Tell(event) => self.handle(event, &mut effects),
                     Message::Ask(event, reply) => {
                         tickets = tickets.next();
                         let event = event(tickets);
-                        if matches!(event, Event::ApplyModel { .. } | Event::NotifyServers { .. }) {
-                            let missing_bytes = *missing_bytes.get_or_insert_with(|| self.store.missing_bytes());
-                            if missing_bytes > 0 {
+                        let takes = takes_bytes(&event);
+                        if takes > 0 {
+                            let spare = spare_bytes.get_or_insert_with(|| self.store.spare_bytes());
+                            if *spare < takes {
+                                let missing_bytes = takes.saturating_sub(*spare).unsigned_abs();
                                 warn!(missing_bytes, "refused a declaration, the disk is nearly full");
                                 self.outbox.answer(reply, Err(Rejected::NoSpace { missing_bytes }));
                                 continue;
                             }
+                            *spare -= takes;
                         }
                         waiting.insert(tickets, reply);
-                        self.machine.handle(event, now(), &mut effects);
+                        self.handle(event, &mut effects);
                     }
                     Message::Look(look) => {
                         // What was decided before it is visible to it, so it must be durable first.
@@ -93,8 +114,25 @@ impl Driver {
                         look(&self.machine, &mut self.outbox);
                     }
                 }
+                if self.pending.bytes() > self.store.commit_bytes() {
+                    self.finish(&mut effects, &mut waiting)?;
+                }
             }
             self.finish(&mut effects, &mut waiting)?;
+            if ends {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Lets the machine decide, and takes in what is to be written.
+    fn handle(&mut self, event: Event, effects: &mut Vec<Effect>) {
+        let decided = effects.len();
+        self.machine.handle(event, now(), effects);
+        for effect in effects.iter().skip(decided) {
+            if let Effect::Write(record) = effect {
+                self.pending.add(record);
+            }
         }
     }
 
@@ -104,14 +142,10 @@ impl Driver {
         effects: &mut Vec<Effect>,
         waiting: &mut BTreeMap<Ticket, oneshot::Sender<Result<(), Rejected>>>,
     ) -> Result<(), CommitError> {
-        let records = effects.iter().filter_map(|effect| match effect {
-            Effect::Write(record) => Some(record),
-            _ => None,
-        });
-        self.store.commit(records)?;
+        self.store.commit(&mut self.pending)?;
         for effect in effects.drain(..) {
             match effect {
-                Effect::Write(_) => {}
+                Effect::Write(_) => {} // it was taken in by `handle`
                 Effect::Reply(ticket, outcome) => {
                     let Some(reply) = waiting.remove(&ticket) else { continue };
                     self.outbox.answer(reply, outcome.map_err(Rejected::from));
@@ -128,6 +162,17 @@ impl Driver {
         self.outbox.flush();
         Ok(())
     }
+}
+
+/// What a declaration takes on the disk, about; 0 for events that are taken in however full it is. The record of a
+/// model is written into new pages before the old ones are free.
+fn takes_bytes(event: &Event) -> i64 {
+    let bytes = match event {
+        Event::ApplyModel { definition, .. } => api::convert::model::encoded_bytes(definition),
+        Event::NotifyServers { servers, .. } => servers.len().saturating_mul(SERVER_BYTES),
+        _ => return 0,
+    };
+    i64::try_from(bytes.saturating_mul(2).saturating_add(RECORD_BYTES)).unwrap_or(i64::MAX)
 }
 
 /// Milliseconds since the epoch; the machine is told the time, here and nowhere else.

@@ -49,6 +49,11 @@ impl Scheduler {
         self.ask(|ticket| Event::DrainReplica { replica, ticket }).await
     }
 
+    /// Ends the driver when it has dealt with what came before.
+    pub(crate) async fn end(&self) {
+        let _driver_has_ended = self.inbox.send(Message::End).await;
+    }
+
     /// Asks the machine and waits for its reply.
     pub(crate) async fn ask(&self, event: impl FnOnce(Ticket) -> Event + Send + 'static) -> Result<(), Rejected> {
         let (reply, answer) = oneshot::channel();
@@ -64,7 +69,12 @@ impl Scheduler {
     }
 
     /// An agent's stream is there: it takes commands before the machine hears of it, so that none is lost.
-    pub(crate) async fn attach(&self, stream: mpsc::Sender<ModelOperationMessage>, replica: ReplicaId, connected: Event) {
+    pub(crate) async fn attach(
+        &self,
+        stream: mpsc::Sender<ModelOperationMessage>,
+        replica: ReplicaId,
+        connected: Event,
+    ) {
         let Event::AgentConnected { connection, .. } = connected else { return };
         self.look(move |_, outbox| outbox.attach(replica, connection, stream)).await;
         self.tell(connected).await;

@@ -22,7 +22,7 @@ use crate::grpc::health::Health;
 use crate::handle::Scheduler;
 use crate::outbox::Outbox;
 use crate::publishing::Publishing;
-use crate::store::{CommitError, OpenError, Store};
+use crate::store::{CommitError, OpenError, Pending, Store};
 use crate::timers;
 
 /// How often a quiet connection is probed, and how long the answer may take: a peer that vanished without a word is
@@ -108,7 +108,7 @@ pub async fn run(config: Config, listeners: Listeners, stop: Stop) -> Result<(),
     let tasks = Tasks::new(stop.clone());
     let ads = publishing.ads();
     let (ended, end) = oneshot::channel();
-    let driver = Driver { machine, store, outbox, inbox: queue };
+    let driver = Driver { machine, store, outbox, inbox: queue, pending: Pending::default() };
     let thread = std::thread::Builder::new().name("driver".to_owned());
     let thread = thread
         .spawn(move || {
@@ -137,9 +137,9 @@ pub async fn run(config: Config, listeners: Listeners, stop: Stop) -> Result<(),
     serve(&tasks, "Envoys", server().add_service(ads.service()), listeners.xds);
 
     stop.requested().await;
-    drop(scheduler);
     let outcome = tasks.finish(STOP_WITHIN).await;
-    // The last handle is gone with the tasks, so the driver has seen the end of its inbox; the store closes with it.
+    // Connections that are still open have handles too, so the driver is told; the store closes with it.
+    scheduler.end().await;
     if tokio::task::spawn_blocking(move || thread.join()).await.is_err() {
         info!("the driver thread did not end in good order");
     }

@@ -77,9 +77,10 @@ impl Publishing {
     ) -> Result<(), Never> {
         let mut batches = Vec::new();
         loop {
-            let wait = self.publisher.due().map_or(LONGEST_WAIT, |Time(due)| {
-                Duration::from_millis(due.saturating_sub(now().0)).min(LONGEST_WAIT)
-            });
+            let wait = self
+                .publisher
+                .due()
+                .map_or(LONGEST_WAIT, |Time(due)| Duration::from_millis(due.saturating_sub(now().0)).min(LONGEST_WAIT));
             tokio::select! {
                 // All arms are cancel-safe. Changes come first: what is heard of older ones is superseded by them.
                 biased;

@@ -101,7 +101,8 @@ impl AgentService for Agents {
         };
         debug!(replica = %report.replica, version = %report.version, ?outcome, "report");
         let (replica, version, fence, available) = (report.replica, report.version, report.fence, report.available);
-        let asked = self.scheduler.ask(move |ticket| Event::Report { replica, version, outcome, fence, available, ticket });
+        let asked =
+            self.scheduler.ask(move |ticket| Event::Report { replica, version, outcome, fence, available, ticket });
         asked.await.map_err(|error| rejected(&error))?;
         Ok(Response::new(wire::ModelEventResponse {}))
     }
@@ -118,8 +119,7 @@ impl AgentService for Agents {
         request: Request<wire::AgentDrainRequest>,
     ) -> Result<Response<wire::AgentDrainResponse>, Status> {
         let request = request.into_inner();
-        let replica =
-            convert::replica(&request.server_name, request.replica_idx).map_err(|error| invalid(&error))?;
+        let replica = convert::replica(&request.server_name, request.replica_idx).map_err(|error| invalid(&error))?;
         info!(%replica, "drain");
         match self.scheduler.drain_replica(replica).await {
             // What nobody knows holds nothing (`spec/control-plane.md` §2.10).

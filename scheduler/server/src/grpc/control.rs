@@ -97,7 +97,8 @@ impl Service for Control {
         let request = request.into_inner();
         let name = request.model.map(|model| model.name).unwrap_or_default();
         let name = ModelName::parse(&name).map_err(|error| invalid(&convert::Invalid::one("model.name", error)))?;
-        let kubernetes = request.kubernetes_meta.map(convert::model::kubernetes);
+        let kubernetes = request.kubernetes_meta.map(|meta| convert::model::small_kubernetes("kubernetesMeta", meta));
+        let kubernetes = kubernetes.transpose().map_err(|error| invalid(&error))?;
         self.scheduler.remove_model(name, kubernetes).await.map_err(|error| rejected(&error))?;
         Ok(Response::new(wire::UnloadModelResponse {}))
     }

@@ -7,6 +7,7 @@
 
 mod record;
 
+use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,11 +23,15 @@ pub use record::BadRecord;
 pub const SCHEMA: u32 = 1;
 
 /// Free space on the disk or in the map below which new declarations are refused: room for the machine to go on with
-/// what it has accepted. A declaration with its statuses takes about 1 kB.
-pub const RESERVE_BYTES: u64 = 16 << 20;
+/// what it has accepted. Losing a replica with 10,000 models writes each of their pages anew in one transaction, 40 MB
+/// when no two of them share a page.
+pub const RESERVE_BYTES: u64 = 64 << 20;
 
 /// In a small map (tests, tiny volumes) the reserve is this share of it.
 const RESERVE_SHARE: u64 = 4;
+
+/// A transaction takes at most this share of the reserve, beside the writes of its last event.
+const COMMIT_SHARE: u64 = 8;
 
 const SCHEMA_KEY: &str = "schema";
 const LOCK_FILE: &str = "LOCK";
@@ -41,6 +46,19 @@ pub struct Store {
     map_bytes: u64,
     /// Held for as long as the store is open.
     _lock: File,
+}
+
+/// Records on their way to the disk, encoded. Of several for one key the last counts.
+#[derive(Debug, Default)]
+pub struct Pending {
+    records: BTreeMap<(Table, String), Option<Vec<u8>>>,
+    bytes: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Table {
+    Models,
+    Servers,
 }
 
 /// Why a store cannot be opened.
@@ -71,7 +89,9 @@ pub enum OpenError {
         cause: heed::Error,
     },
     /// A newer version wrote it.
-    #[error("store in {path} has schema {found}, this version knows schemas up to {SCHEMA}; nothing was changed, use the newer version")]
+    #[error(
+        "store in {path} has schema {found}, this version knows schemas up to {SCHEMA}; nothing was changed, use the newer version"
+    )]
     Newer {
         /// Where.
         path: PathBuf,
@@ -166,54 +186,87 @@ impl Store {
         Ok(records)
     }
 
-    /// Makes the records durable, all of them or none. Of several for one key the last counts.
-    pub fn commit<'a>(&self, records: impl Iterator<Item = &'a Record>) -> Result<(), CommitError> {
-        let latest: std::collections::BTreeMap<_, &Record> = records.map(|record| (key(record), record)).collect();
-        if latest.is_empty() {
+    /// Makes the records durable, all of them or none, and forgets them.
+    pub fn commit(&self, pending: &mut Pending) -> Result<(), CommitError> {
+        let pending = std::mem::take(pending);
+        if pending.records.is_empty() {
             return Ok(());
         }
-        self.write(latest.into_values()).map_err(|cause| CommitError { path: self.folder.clone(), cause })
+        self.write(pending).map_err(|cause| CommitError { path: self.folder.clone(), cause })
     }
 
-    fn write<'a>(&self, records: impl Iterator<Item = &'a Record>) -> Result<(), heed::Error> {
+    fn write(&self, pending: Pending) -> Result<(), heed::Error> {
         let mut writer = self.env.write_txn()?;
-        for record in records {
-            match record {
-                Record::Model(model) => {
-                    let bytes = record::encode_model(model).encode_to_vec();
-                    self.models.put(&mut writer, model.name.as_str(), &bytes)?;
-                }
-                Record::NoModel(name) => {
-                    self.models.delete(&mut writer, name.as_str())?;
-                }
-                Record::Server(server) => {
-                    let bytes = record::encode_server(server).encode_to_vec();
-                    self.servers.put(&mut writer, server.name.as_str(), &bytes)?;
+        for ((table, key), bytes) in pending.records {
+            let table = match table {
+                Table::Models => self.models,
+                Table::Servers => self.servers,
+            };
+            match bytes {
+                Some(bytes) => table.put(&mut writer, &key, &bytes)?,
+                None => {
+                    table.delete(&mut writer, &key)?;
                 }
             }
         }
         writer.commit()
     }
 
-    /// How many bytes are missing for new declarations to be accepted: 0 when there is room in the map and on the
-    /// disk. A disk that cannot be asked counts as having room; the commit will tell.
+    /// Space that is kept for what was accepted.
+    fn reserve_bytes(&self) -> u64 {
+        RESERVE_BYTES.min(self.map_bytes / RESERVE_SHARE)
+    }
+
+    /// How many bytes one transaction may have before the next is begun. Pages are free again two transactions later,
+    /// so the reserve is enough for any number of them.
     #[must_use]
-    pub fn missing_bytes(&self) -> u64 {
-        let reserve = RESERVE_BYTES.min(self.map_bytes / RESERVE_SHARE);
+    pub fn commit_bytes(&self) -> usize {
+        usize::try_from(self.reserve_bytes() / COMMIT_SHARE).unwrap_or(usize::MAX)
+    }
+
+    /// How many bytes new declarations may take before only the reserve is left in the map or on the disk; negative when
+    /// the reserve is in use. A disk that cannot be asked counts as having room; the commit will tell.
+    #[must_use]
+    pub fn spare_bytes(&self) -> i64 {
         let used = self.env.non_free_pages_size().unwrap_or(0);
         let in_map = self.map_bytes.saturating_sub(used);
         let on_disk = rustix::fs::statvfs(&self.folder).map_or(u64::MAX, |fs| fs.f_bavail.saturating_mul(fs.f_frsize));
-        reserve.saturating_sub(in_map.min(on_disk))
+        let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        signed(in_map.min(on_disk)) - signed(self.reserve_bytes())
     }
-
 }
 
-/// What a record is about; records with equal keys replace each other.
-fn key(record: &Record) -> (u8, String) {
-    match record {
-        Record::Model(model) => (0, model.name.to_string()),
-        Record::NoModel(name) => (0, name.to_string()),
-        Record::Server(server) => (1, server.name.to_string()),
+impl Pending {
+    /// Adds a record.
+    pub fn add(&mut self, record: &Record) {
+        let (table, key, bytes) = match record {
+            Record::Model(model) => {
+                (Table::Models, model.name.as_str(), Some(record::encode_model(model).encode_to_vec()))
+            }
+            Record::NoModel(name) => (Table::Models, name.as_str(), None),
+            Record::Server(server) => {
+                (Table::Servers, server.name.as_str(), Some(record::encode_server(server).encode_to_vec()))
+            }
+        };
+        let size = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
+        self.bytes += size(&bytes);
+        if let Some(replaced) = self.records.insert((table, key.to_owned()), bytes) {
+            self.bytes -= size(&replaced);
+        }
+    }
+
+    /// Size of what there is to write.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl<'a> FromIterator<&'a Record> for Pending {
+    fn from_iter<I: IntoIterator<Item = &'a Record>>(records: I) -> Self {
+        let mut pending = Pending::default();
+        records.into_iter().for_each(|record| pending.add(record));
+        pending
     }
 }
 
@@ -293,7 +346,7 @@ mod tests {
             Record::NoModel(ModelName::parse("gone").expect("a name")),
         ];
         let store = Store::open(dir.path(), MAP).expect("opened");
-        store.commit(records.iter()).expect("committed");
+        store.commit(&mut records.iter().collect()).expect("committed");
         drop(store);
         let store = Store::open(dir.path(), MAP).expect("opened again");
         assert_eq!(store.load().expect("readable"), (vec![model("iris")], vec![server()]));
@@ -311,7 +364,7 @@ mod tests {
     fn a_folder_of_a_newer_version_is_refused_and_left_alone() {
         let dir = tempfile::tempdir().expect("a folder");
         let store = Store::open(dir.path(), MAP).expect("opened");
-        store.commit([Record::Server(Box::new(server()))].iter()).expect("committed");
+        store.commit(&mut [Record::Server(Box::new(server()))].iter().collect()).expect("committed");
         let set_schema = |store: &Store, schema: u32| {
             let mut writer = store.env.write_txn().expect("a writer");
             let meta: heed::Database<heed::types::Str, heed::types::Bytes> =
@@ -337,18 +390,18 @@ mod tests {
     }
 
     #[test]
-    fn a_map_that_fills_up_says_how_much_is_missing_before_it_is_full() {
+    fn a_map_that_fills_up_says_how_much_is_left_before_it_is_full() {
         let dir = tempfile::tempdir().expect("a folder");
         let store = Store::open(dir.path(), MAP).expect("opened");
-        assert_eq!(store.missing_bytes(), 0);
+        assert!(store.spare_bytes() > 0);
         let mut written = 0;
-        while store.missing_bytes() == 0 {
+        while store.spare_bytes() > 0 {
             let record = Record::Model(Box::new(model(&format!("model-{written}"))));
-            store.commit([record].iter()).expect("there was room");
+            store.commit(&mut [record].iter().collect()).expect("there was room");
             written += 1;
         }
         let record = Record::Model(Box::new(model("one-more")));
-        store.commit([record].iter()).expect("the reserve is there for what runs");
+        store.commit(&mut [record].iter().collect()).expect("the reserve is there for what runs");
         assert_eq!(store.load().expect("readable").0.len(), written + 1);
     }
 }

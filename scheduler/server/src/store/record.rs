@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use domain::{
-    Bytes, Clock, ModelName, ReplicaConfig, ReplicaIndex, ServerBounds, ServerName, Time, VersionNumber,
-};
+use domain::{Bytes, Clock, ModelName, ReplicaConfig, ReplicaIndex, ServerBounds, ServerName, Time, VersionNumber};
 use messages::scheduler::model_replica_status::ModelReplicaState;
 use messages::store as wire;
 use prost::Message;
