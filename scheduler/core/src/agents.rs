@@ -1,9 +1,10 @@
 //! Agents that come, go, are missed and leave in good order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use domain::{
-    Bytes, Clock, Input, Lifecycle, ModelName, ReplicaConfig, ReplicaId, ReplicaIndex, Ticket, Time, VersionNumber,
+    Bytes, Clock, Input, Lifecycle, ModelName, ModelVersionId, ReplicaConfig, ReplicaId, ReplicaIndex, Ticket, Time,
+    VersionNumber,
 };
 
 use crate::effect::{Effect, Refusal};
@@ -26,6 +27,9 @@ impl Machine {
     /// An agent subscribed: it is there, it is not draining, and what it holds is what it says.
     pub(crate) fn agent_connected(&mut self, id: &ReplicaId, arrival: Arrival, now: Time, out: &mut Vec<Effect>) {
         let Arrival { connection, shared, config, held, available } = arrival;
+        let holds: BTreeMap<(ModelName, VersionNumber), HeldModel> =
+            held.into_iter().map(|held| ((held.definition.name.clone(), held.number), held)).collect();
+        let missing = self.loaded_on(id, |version| !holds.contains_key(&(version.model.clone(), version.number)));
         let server = self.servers.entry(id.server.clone()).or_insert_with(|| Server {
             name: id.server.clone(),
             shared,
@@ -34,14 +38,17 @@ impl Machine {
         });
         server.shared = shared;
         let link = Link::Connected(connection);
-        server.replicas.insert(id.index, Replica { config, available, draining: false, link });
+        let catching_up = !missing.is_empty();
+        server.replicas.insert(id.index, Replica { config, available, draining: false, catching_up, link });
+        self.missing.remove(id);
+        if catching_up {
+            self.missing.insert(id.clone(), missing);
+        }
         self.gone.remove(id);
         self.finish_drain(id, out);
         self.write_server(&id.server, out);
         self.publish_replica(id, out);
 
-        let holds: BTreeMap<(ModelName, VersionNumber), HeldModel> =
-            held.into_iter().map(|held| ((held.definition.name.clone(), held.number), held)).collect();
         let mut names = self.models_on(id);
         names.extend(holds.keys().map(|(name, _)| name.clone()));
         for name in names {
@@ -66,6 +73,39 @@ impl Machine {
         self.tell_server(&id.server, out);
     }
 
+    /// Versions that are loaded on the replica as far as is known, and that `wanted` takes.
+    fn loaded_on(&self, id: &ReplicaId, wanted: impl Fn(&ModelVersionId) -> bool) -> BTreeSet<ModelVersionId> {
+        let residents = self.residents.get(id).into_iter().flat_map(|residents| &residents.versions);
+        residents.filter(|version| wanted(version) && self.is_loaded(version, id)).cloned().collect()
+    }
+
+    fn is_loaded(&self, version: &ModelVersionId, id: &ReplicaId) -> bool {
+        let version = self.models.get(&version.model).and_then(|model| model.versions.get(&version.number));
+        let here = version.filter(|version| version.server.as_ref() == Some(&id.server));
+        here.and_then(|version| version.assignments.get(&id.index)).is_some_and(Assignment::is_loaded)
+    }
+
+    /// Lets a replica that came back empty be healthy once no Envoy can send it requests for what it does not hold:
+    /// each missing version is loaded again, or every Envoy has let go of the routes that led there.
+    pub(crate) fn advance_catching_up(&mut self, out: &mut Vec<Effect>) {
+        let mut waiting = std::mem::take(&mut self.missing);
+        waiting.retain(|id, versions| {
+            versions.retain(|version| {
+                let published = self.table.get(&version.model);
+                published.is_some_and(|p| p.released < p.generation) && !self.is_loaded(version, id)
+            });
+            if versions.is_empty() {
+                let server = self.servers.get_mut(&id.server);
+                if let Some(replica) = server.and_then(|server| server.replicas.get_mut(&id.index)) {
+                    replica.catching_up = false;
+                }
+                self.publish_replica(id, out);
+            }
+            !versions.is_empty()
+        });
+        self.missing = waiting;
+    }
+
     /// An agent's stream ended: no new requests at once, other places after a grace period.
     pub(crate) fn agent_disconnected(
         &mut self,
@@ -77,6 +117,8 @@ impl Machine {
         let replica = self.servers.get_mut(&id.server).and_then(|server| server.replicas.get_mut(&id.index));
         let Some(replica) = replica.filter(|replica| replica.link == Link::Connected(connection)) else { return };
         replica.link = Link::Lost;
+        replica.catching_up = false;
+        self.missing.remove(id);
         let was_draining = replica.draining;
         for name in self.models_on(id) {
             self.change(&name, now, out, |model| {

@@ -37,6 +37,8 @@ pub struct Machine {
     pub(crate) hunger: BTreeMap<ModelName, Bytes>,
     /// Who waits for a replica to be empty.
     pub(crate) drains: BTreeMap<ReplicaId, Vec<Ticket>>,
+    /// Versions that an agent came back without while Envoys may still send requests for them to it.
+    pub(crate) missing: BTreeMap<ReplicaId, BTreeSet<ModelVersionId>>,
     /// Replicas that are gone and still hold something.
     pub(crate) gone: BTreeSet<ReplicaId>,
     /// Set when something happened that may let hungry models get more; looked at before an event is done with.
@@ -146,6 +148,7 @@ impl Machine {
         self.feed_hungry(now, out);
         self.forget_empty_replicas(out);
         self.advance_drains(out);
+        self.advance_catching_up(out);
     }
 
     fn route_applied(

@@ -28,6 +28,8 @@ pub struct Replica {
     pub available: Bytes,
     /// It is leaving.
     pub draining: bool,
+    /// Its agent came back without models that Envoys may still send requests for. Not kept on disk.
+    pub catching_up: bool,
     /// Whether its agent is there. Not kept on disk.
     pub link: Link,
 }
@@ -71,6 +73,7 @@ impl Replica {
     pub fn health(&self) -> Health {
         match self.link {
             Link::Lost | Link::Gone => Health::Unhealthy,
+            Link::Connected(_) if self.catching_up => Health::Unhealthy,
             Link::Connected(_) | Link::Unseen if self.draining => Health::Draining,
             Link::Connected(_) | Link::Unseen => Health::Healthy,
         }

@@ -426,6 +426,32 @@ fn an_agent_that_forgot_everything_is_told_to_load_it_again() {
 }
 
 #[test]
+fn a_replica_that_came_back_empty_is_unhealthy_until_no_envoy_asks_it_for_what_it_lost() {
+    let mut world = World::with_replicas(2);
+    world.apply(definition("iris", 2)).expect("accepted");
+    world.run();
+    let health = |world: &World| {
+        let server = world.machine.server(&world::server_name("onnx")).expect("known");
+        server.replicas[&domain::ReplicaIndex(0)].health()
+    };
+    world.kill("onnx/0");
+    world.connect("onnx/0");
+    assert_eq!(world.route("iris"), ["1 100% onnx/1"]);
+    assert_eq!(health(&world), Health::Unhealthy, "an Envoy may still route there");
+    world.ack("iris");
+    assert_eq!(health(&world), Health::Unhealthy, "one that is away may still route there");
+    world.release("iris");
+    assert_eq!(health(&world), Health::Healthy);
+
+    world.run();
+    world.kill("onnx/0");
+    world.connect("onnx/0");
+    assert_eq!(health(&world), Health::Unhealthy);
+    world.step("onnx/0", None);
+    assert_eq!(health(&world), Health::Healthy, "it holds the model again, so any route will do");
+}
+
+#[test]
 fn a_restart_serves_the_same_routes_and_loads_nothing_again() {
     let mut world = World::with_replicas(2);
     world.apply(definition("iris", 2)).expect("accepted");

@@ -324,7 +324,7 @@ mod tests {
             capabilities: BTreeSet::from(["onnx".to_owned()]),
             over_commit_percentage: 10,
         };
-        let replica = Replica { config, available: Bytes(50), draining: true, link: Link::Unseen };
+        let replica = Replica { config, available: Bytes(50), draining: true, catching_up: false, link: Link::Unseen };
         Server {
             name: ServerName::parse("onnx").expect("a name"),
             shared: true,

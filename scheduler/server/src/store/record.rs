@@ -167,6 +167,7 @@ pub(super) fn decode_server(bytes: &[u8]) -> Result<Server, BadRecord> {
             },
             available: Bytes(replica.available_memory_bytes),
             draining: replica.draining,
+            catching_up: false,
             link: Link::Unseen,
         };
         Ok((ReplicaIndex(replica.index), decoded))

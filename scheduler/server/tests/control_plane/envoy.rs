@@ -115,17 +115,17 @@ impl Envoy {
 
     /// From now on it neither applies nor acknowledges routes.
     pub fn hold_routes(&self) {
-        self.orders.send(Order::HoldRoutes).ok().expect("it is connected");
+        self.orders.send(Order::HoldRoutes).expect("it is connected");
     }
 
     /// Applies and acknowledges what was held, and all that comes.
     pub fn release(&self) {
-        self.orders.send(Order::Release).ok().expect("it is connected");
+        self.orders.send(Order::Release).expect("it is connected");
     }
 
     /// Refuses the routes of a name.
     pub fn refuse(&self, name: &str) {
-        self.orders.send(Order::Refuse(name.to_owned())).ok().expect("it is connected");
+        self.orders.send(Order::Refuse(name.to_owned())).expect("it is connected");
     }
 
     pub async fn until(&self, what: &str, holds: impl Fn(&Seen) -> bool) -> Seen {
