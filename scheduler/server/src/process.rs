@@ -10,8 +10,8 @@ use runtime::{OnError, Stop, Tasks, TasksFailed};
 use scheduler_core::{Effect, Machine};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
 use tracing::info;
 
 use crate::config::Config;
@@ -150,13 +150,14 @@ fn server() -> Server {
     Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .tcp_nodelay(true)
 }
 
 fn serve(tasks: &Tasks, what: &'static str, router: tonic::transport::server::Router, listener: TcpListener) {
     let stop = tasks.stop().clone();
     tasks.spawn("grpc", OnError::StopProcess, async move {
-        let serving = router.serve_with_incoming(TcpListenerStream::new(listener));
+        // Without this a small message waits 40 ms for the acknowledgement of the one before it.
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let serving = router.serve_with_incoming(incoming);
         tokio::select! {
             outcome = serving => outcome.map_err(|cause| ServeError { what, cause }),
             // Streams are endless, so there is no waiting for them; their peers come back to the next process.
