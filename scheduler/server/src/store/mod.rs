@@ -283,6 +283,8 @@ mod tests {
     };
     use scheduler_core::{Assignment, Link, Model, Record, Replica, Server, Version};
 
+    use prost::Message;
+
     use super::{OpenError, SCHEMA, SCHEMA_KEY, Store};
 
     const MAP: u64 = 1 << 20;
@@ -350,6 +352,21 @@ mod tests {
         drop(store);
         let store = Store::open(dir.path(), MAP).expect("opened again");
         assert_eq!(store.load().expect("readable"), (vec![model("iris")], vec![server()]));
+    }
+
+    /// A record that was written once must be readable for ever. `UPDATE=1` writes the golden bytes anew, which is
+    /// allowed only together with a new schema number.
+    #[test]
+    fn records_keep_their_bytes() {
+        let hex = |bytes: Vec<u8>| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let model = hex(super::record::encode_model(&model("iris")).encode_to_vec());
+        let server = hex(super::record::encode_server(&server()).encode_to_vec());
+        let written = format!("schema {SCHEMA}\nmodel {model}\nserver {server}\n");
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/golden/store_records.txt");
+        if std::env::var_os("UPDATE").is_some() {
+            std::fs::write(path, &written).expect("write the golden bytes");
+        }
+        assert_eq!(written, std::fs::read_to_string(path).expect("the golden bytes"));
     }
 
     #[test]
