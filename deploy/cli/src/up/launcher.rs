@@ -11,6 +11,7 @@ use api::scheduler::scheduler_client::SchedulerClient;
 use messages::agent::AgentDrainRequest;
 use messages::scheduler::{ServerNotify, ServerNotifyRequest, ServerStatusRequest, ServerSubscriptionRequest};
 use runtime::child::Backoff;
+use runtime::health::Check;
 use runtime::{OnError, Stop, Tasks};
 use tokio::sync::watch;
 use tonic::transport::{Channel, Endpoint};
@@ -45,8 +46,18 @@ pub(crate) struct Replicas {
     pub(crate) runtime_library: PathBuf,
 }
 
+/// What the launcher knows of the process's health.
+#[derive(Clone)]
+pub(crate) struct Checks {
+    /// The scheduler answers.
+    pub(crate) scheduler: Check,
+    /// As many replicas are available as there should be.
+    pub(crate) server: Check,
+}
+
 /// The launcher of one server.
 pub(crate) struct Launcher {
+    pub(crate) checks: Checks,
     pub(crate) control: SocketAddr,
     pub(crate) agents: SocketAddr,
     pub(crate) replicas: Replicas,
@@ -116,7 +127,11 @@ impl Launcher {
     pub(crate) async fn follow(mut self, stop: Stop) -> Result<(), Error> {
         let (wishes, mut wish) = watch::channel(None);
         let watching = Tasks::new(stop.child());
-        watching.spawn("server-status", OnError::Log, watch_status(self.control, wishes, stop.child()));
+        watching.spawn(
+            "server-status",
+            OnError::Log,
+            watch_status(self.control, self.checks.clone(), wishes, stop.child()),
+        );
         loop {
             tokio::select! {
                 // Both arms are cancel-safe.
@@ -222,17 +237,30 @@ async fn expected(scheduler: &mut SchedulerClient<Channel>) -> Result<Option<u32
 }
 
 /// Tells how many replicas are expected, each time it changes, until the stop.
-async fn watch_status(control: SocketAddr, wishes: watch::Sender<Option<u32>>, stop: Stop) -> Result<(), Error> {
+async fn watch_status(
+    control: SocketAddr,
+    checks: Checks,
+    wishes: watch::Sender<Option<u32>>,
+    stop: Stop,
+) -> Result<(), Error> {
     let mut backoff = Backoff::new(RECONNECT_AFTER, RECONNECT_AT_MOST_EVERY);
     loop {
         let attempt = async {
             let mut scheduler = SchedulerClient::new(connect(control).await?);
             let request = ServerSubscriptionRequest { subscriber_name: SUBSCRIBER.into() };
             let mut statuses = scheduler.subscribe_server_status(request).await?.into_inner();
+            checks.scheduler.set_ready();
             while let Some(status) = statuses.message().await? {
-                if status.server_name == SERVER
-                    && let Ok(expected) = u32::try_from(status.expected_replicas)
-                {
+                if status.server_name != SERVER {
+                    continue;
+                }
+                match (status.available_replicas, status.expected_replicas) {
+                    (available, expected) if available >= expected => checks.server.set_ready(),
+                    (available, expected) => {
+                        checks.server.set_unready(format!("{available} of {expected} replicas are available"));
+                    }
+                }
+                if let Ok(expected) = u32::try_from(status.expected_replicas) {
                     wishes.send_if_modified(|wish| wish.replace(expected) != Some(expected));
                 }
             }
@@ -244,6 +272,7 @@ async fn watch_status(control: SocketAddr, wishes: watch::Sender<Option<u32>>, s
                 warn!(%error, "the status of server {SERVER} is not known for a moment");
             },
         }
+        checks.scheduler.set_unready("its stream of statuses ended");
         tokio::select! {
             () = stop.requested() => return Ok(()),
             () = tokio::time::sleep(backoff.next_delay()) => {}

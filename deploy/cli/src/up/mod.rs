@@ -162,7 +162,7 @@ async fn start(flags: &Flags, tasks: &Tasks, started: Instant) -> Result<endpoin
     let ports = Ports::new(flags.port_base)?;
     let health = Health::new();
     let sockets = start_scheduler(&dir, ports, &health, tasks).await?;
-    let launcher = start_replicas(flags, &dir, &sockets, foreign.runtime_library).await?;
+    let launcher = start_replicas(flags, &dir, &sockets, foreign.runtime_library, &health).await?;
     tasks.spawn("launcher", OnError::StopProcess, launcher.follow(tasks.stop().clone()));
     let inference = start_envoys(flags, &dir, ports, sockets.xds, &foreign.envoy, &health, tasks).await?;
     let first = inference.first().copied().unwrap_or(flags.port_base);
@@ -226,9 +226,19 @@ async fn start_scheduler(dir: &Path, ports: Ports, health: &Health, tasks: &Task
     Ok(sockets)
 }
 
-async fn start_replicas(flags: &Flags, dir: &Path, sockets: &Sockets, library: PathBuf) -> Result<Launcher, Error> {
+async fn start_replicas(
+    flags: &Flags,
+    dir: &Path,
+    sockets: &Sockets,
+    library: PathBuf,
+    health: &Health,
+) -> Result<Launcher, Error> {
     let program = std::env::current_exe().map_err(|cause| Error::Folder { path: "this program".into(), cause })?;
     let mut launcher = Launcher {
+        checks: launcher::Checks {
+            scheduler: health.check("scheduler"),
+            server: health.check(format!("server-{SERVER}")),
+        },
         control: sockets.control,
         agents: sockets.agents,
         replicas: Replicas {

@@ -77,6 +77,16 @@ async fn everything_comes_back_after_the_whole_process_was_killed() -> Result<()
     for envoy in &first.envoys {
         answers(*envoy, "iris", LOADS_WITHIN).await?;
     }
+    let health = Rest::new(SocketAddr::from(([127, 0, 0, 1], ports.base() + 999)));
+    until(LOADS_WITHIN, "every part is ready", async || {
+        let answer = health.get("/ready", &[]).await?;
+        ensure!(answer.status == StatusCode::OK, "{} {}", answer.status, answer.body);
+        for part in ["scheduler", "server-onnx", "envoy-0", "envoy-1"] {
+            ensure!(answer.body.contains(part), "{part}: {}", answer.body);
+        }
+        Ok(())
+    })
+    .await?;
 
     let load = |envoys: &[SocketAddr]| {
         let targets = envoys.iter().map(|envoy| Target { envoy: *envoy, model: "iris".to_owned() });
