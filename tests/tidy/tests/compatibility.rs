@@ -12,7 +12,7 @@ fn functions(folder: &Path, found: &mut BTreeSet<String>) {
     for entry in std::fs::read_dir(folder).expect("a readable folder") {
         let path = entry.expect("a readable entry").path();
         let name = path.file_name().expect("a name").to_string_lossy().into_owned();
-        if path.is_dir() && !["target", ".git", "gen"].contains(&name.as_str()) {
+        if path.is_dir() && !["target", ".git", "gen", "switchyard-data"].contains(&name.as_str()) {
             functions(&path, found);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             let text = std::fs::read_to_string(&path).expect("a readable file");

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 /// Above this something else is hiding in a file.
 const LONGEST_FILE: usize = 500;
 
-/// Folders that are never read: build output and generated code.
-const LEFT_OUT: &[&str] = &["target", ".git", "gen"];
+/// Folders that are never read: build output, generated code, and what a run of command one leaves.
+const LEFT_OUT: &[&str] = &["target", ".git", "gen", "switchyard-data"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the workspace")
