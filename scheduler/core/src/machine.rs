@@ -133,7 +133,7 @@ impl Machine {
             Event::RouteApplied { name, generation } => self.route_applied(&name, generation, now, out),
             Event::RouteReleased { name, generation } => self.route_released(&name, generation, now, out),
             Event::RouteRejected { name, generation, message } => {
-                let RoutableName::Model(name) = name;
+                let RoutableName::Model(name) = name else { return };
                 if let Some(published) = self.table.get_mut(&name)
                     && published.generation == generation
                 {
@@ -151,13 +151,8 @@ impl Machine {
         self.advance_catching_up(out);
     }
 
-    fn route_applied(
-        &mut self,
-        RoutableName::Model(name): &RoutableName,
-        generation: domain::Generation,
-        now: Time,
-        out: &mut Vec<Effect>,
-    ) {
+    fn route_applied(&mut self, name: &RoutableName, generation: domain::Generation, now: Time, out: &mut Vec<Effect>) {
+        let RoutableName::Model(name) = name else { return };
         let Some(published) = self.table.get_mut(name) else { return };
         if generation > published.applied && generation <= published.generation {
             published.applied = generation;
@@ -167,11 +162,12 @@ impl Machine {
 
     fn route_released(
         &mut self,
-        RoutableName::Model(name): &RoutableName,
+        name: &RoutableName,
         generation: domain::Generation,
         now: Time,
         out: &mut Vec<Effect>,
     ) {
+        let RoutableName::Model(name) = name else { return };
         let Some(published) = self.table.get_mut(name) else { return };
         if generation > published.released && generation <= published.generation {
             published.released = generation;

@@ -45,7 +45,7 @@ pub fn route(model: &Model) -> Option<Route> {
             vec![old, new]
         }
     };
-    Some(Route { backends, log_payloads })
+    Some(Route { backends, mirrors: Vec::new(), log_payloads })
 }
 
 /// The older version that carries the traffic of a roll-out: the newest that has been available and still serves,

@@ -4,6 +4,7 @@
 //! law; values are checked where they are made.
 
 mod endpoint;
+mod experiment;
 pub mod header;
 mod id;
 mod lifecycle;
@@ -15,14 +16,15 @@ mod server;
 mod status;
 
 pub use endpoint::{Endpoint, Health};
+pub use experiment::{BadExperiment, CANDIDATES_MAX, Candidate, Experiment, ExperimentStatus, Mirror, WEIGHTS_MAX};
 pub use id::{Clock, Generation, ModelVersionId, ReplicaId, ReplicaIndex, Ticket, VersionNumber};
 pub use lifecycle::{Input, Lifecycle};
 pub use model::{
     Deployment, Explainer, KubernetesMeta, Llm, ModelDefinition, ModelSpec, Parameter, RuntimeInfo, StorageConfig,
     StreamTopics,
 };
-pub use name::{BadName, ModelName, RoutableName, ServerName};
+pub use name::{BadName, ExperimentName, ModelName, RoutableName, ServerName};
 pub use quantity::{Bytes, Time};
-pub use route::{Backend, PlacementSet, Route};
+pub use route::{Backend, MirrorBackend, PlacementSet, Route};
 pub use server::{ReplicaConfig, ServerBounds};
 pub use status::{AssignmentStatus, ModelState, ModelVersionStatus, ReplicaResources, ServerStatus};

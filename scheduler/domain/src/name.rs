@@ -9,18 +9,20 @@ const LONGEST: usize = 253;
 
 /// Why a text is no name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{kind} name {text:?} must match ^[a-z0-9]([-a-z0-9]*[a-z0-9])?$ and have at most {LONGEST} characters: {problem}"
-)]
+#[error("{kind} name {text:?} must match {rule} and have at most {LONGEST} characters: {problem}")]
 pub struct BadName {
     kind: &'static str,
     text: String,
+    rule: &'static str,
     problem: &'static str,
 }
 
 /// Rule: `spec/control-plane.md` §2.3 (lower case, digits, inner hyphens; no dot, no underscore).
 fn check(kind: &'static str, text: &str) -> Result<(), BadName> {
-    let bad = |problem| Err(BadName { kind, text: text.chars().take(LONGEST + 1).collect(), problem });
+    let bad = |problem| {
+        let (text, rule) = (text.chars().take(LONGEST + 1).collect(), "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$");
+        Err(BadName { kind, text, rule, problem })
+    };
     if text.is_empty() {
         return bad("it is empty");
     }
@@ -36,8 +38,28 @@ fn check(kind: &'static str, text: &str) -> Result<(), BadName> {
     Ok(())
 }
 
+/// Experiments are not bound to the rule for models (`spec/control-plane.md` §2.3): whatever Kubernetes allows as a name
+/// is one, and letters of both cases and underscores beside it. Headers and route names must stay readable.
+fn check_free(kind: &'static str, text: &str) -> Result<(), BadName> {
+    let bad = |problem| {
+        let (text, rule) = (text.chars().take(LONGEST + 1).collect(), "^[A-Za-z0-9]([-A-Za-z0-9._]*[A-Za-z0-9])?$");
+        Err(BadName { kind, text, rule, problem })
+    };
+    let is_inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
+    let ends = text.bytes().next().zip(text.bytes().next_back());
+    match ends {
+        None => bad("it is empty"),
+        Some(_) if text.len() > LONGEST => bad("it is too long"),
+        Some(_) if !text.bytes().all(is_inner) => {
+            bad("it has a character that is not a letter, a digit, a hyphen, a dot or an underscore")
+        }
+        Some((first, last)) if first.is_ascii_alphanumeric() && last.is_ascii_alphanumeric() => Ok(()),
+        Some(_) => bad("it starts or ends with something else than a letter or a digit"),
+    }
+}
+
 macro_rules! name {
-    ($(#[$doc:meta])* $type:ident, $kind:literal) => {
+    ($(#[$doc:meta])* $type:ident, $kind:literal, $check:ident) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $type(Arc<str>);
@@ -45,7 +67,7 @@ macro_rules! name {
         impl $type {
             /// The name in `text`, or why it is none.
             pub fn parse(text: &str) -> Result<Self, BadName> {
-                check($kind, text).map(|()| Self(text.into()))
+                $check($kind, text).map(|()| Self(text.into()))
             }
 
             /// The text of the name.
@@ -78,32 +100,44 @@ macro_rules! name {
 name!(
     /// What a user calls a model.
     ModelName,
-    "model"
+    "model",
+    check
 );
 name!(
     /// What a user calls a server.
     ServerName,
-    "server"
+    "server",
+    check
+);
+name!(
+    /// What a user calls an experiment.
+    ExperimentName,
+    "experiment",
+    check_free
 );
 
-/// A name that a request can be routed by: `iris`, later also `<pipeline>.pipeline` and `<experiment>.experiment`.
+/// A name that a request can be routed by: `iris` or `<experiment>.experiment`, later also `<pipeline>.pipeline`. No
+/// model's name has a dot, so the kinds cannot collide.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RoutableName {
     /// A model by its plain name.
     Model(ModelName),
+    /// An experiment.
+    Experiment(ExperimentName),
 }
 
 impl fmt::Display for RoutableName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             RoutableName::Model(name) => name.fmt(f),
+            RoutableName::Experiment(name) => write!(f, "{name}.experiment"),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{LONGEST, ModelName};
+    use super::{ExperimentName, LONGEST, ModelName};
 
     #[test]
     fn a_name_is_lower_case_digits_and_inner_hyphens() {
@@ -115,6 +149,18 @@ mod tests {
         for bad in ["", "-a", "a-", "A", "Bad.Name", "a_b", "a b", "ü", "a/b", too_long.as_str()] {
             let error = ModelName::parse(bad).expect_err("a bad name").to_string();
             assert!(error.starts_with("model name "), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_experiments_name_may_also_have_capitals_dots_and_underscores_inside() {
+        for good in ["a", "A", "Exp_1.two", "experiment-sample"] {
+            assert_eq!(ExperimentName::parse(good).expect("a good name").as_str(), good);
+        }
+        let too_long = "a".repeat(LONGEST + 1);
+        for bad in ["", ".a", "a.", "-", "a b", "a:b", "ü", "a/b", "a\n", too_long.as_str()] {
+            let error = ExperimentName::parse(bad).expect_err("a bad name").to_string();
+            assert!(error.starts_with("experiment name "), "{error}");
         }
     }
 }

@@ -5,11 +5,15 @@ use std::fmt;
 
 use crate::{ModelVersionId, ReplicaId};
 
-/// Where requests for one routable name go. It has at least one backend, and each set has at least one replica.
+/// Where requests for one routable name go. It has at least one backend, no version twice among the backends, and each
+/// set has at least one replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// One backend, or several that share the traffic by weight (two versions during a roll-out).
+    /// One backend, or several that share the traffic by weight (two versions during a roll-out, the candidates of an
+    /// experiment).
     pub backends: Vec<Backend>,
+    /// Who gets copies of the requests.
+    pub mirrors: Vec<MirrorBackend>,
     /// Payloads are logged.
     pub log_payloads: bool,
 }
@@ -21,8 +25,34 @@ pub struct Backend {
     pub version: ModelVersionId,
     /// Where it is loaded.
     pub set: PlacementSet,
-    /// Share among the weights of the route; the weights of a route sum to 100.
+    /// Share among the weights of the route; they sum to more than 0 and fit 32 bits. 0 = reached only by a client that
+    /// asks for it.
     pub weight: u32,
+}
+
+/// Someone who gets copies of a route's requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MirrorBackend {
+    /// What gets them.
+    pub version: ModelVersionId,
+    /// Where it is loaded.
+    pub set: PlacementSet,
+    /// Share of the requests that are copied, 0 to 100.
+    pub percent: u32,
+}
+
+impl Route {
+    /// The sets it leads to, those of mirrors included.
+    pub fn sets(&self) -> impl Iterator<Item = &PlacementSet> {
+        let backends = self.backends.iter().map(|backend| &backend.set);
+        backends.chain(self.mirrors.iter().map(|mirror| &mirror.set))
+    }
+
+    /// The versions it leads to with their sets, those of mirrors included.
+    pub fn versions(&self) -> impl Iterator<Item = (&ModelVersionId, &PlacementSet)> {
+        let backends = self.backends.iter().map(|backend| (&backend.version, &backend.set));
+        backends.chain(self.mirrors.iter().map(|mirror| (&mirror.version, &mirror.set)))
+    }
 }
 
 /// The replicas that serve a version. Everything that runs on the same replicas shares one set, and so one Envoy

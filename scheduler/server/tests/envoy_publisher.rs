@@ -45,7 +45,7 @@ fn route(model: &str, generation: u64, sets: &[&PlacementSet]) -> RouteChange {
         weight,
     };
     let backends: Vec<Backend> = (1..).zip(sets).map(backend).collect();
-    let route = (!backends.is_empty()).then_some(Route { backends, log_payloads: false });
+    let route = (!backends.is_empty()).then_some(Route { backends, mirrors: Vec::new(), log_payloads: false });
     RouteChange::Route { name: name(model), generation: Generation(generation), route }
 }
 

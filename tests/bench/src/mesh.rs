@@ -246,7 +246,7 @@ impl Mesh {
         Ok(RouteChange::Route {
             name: RoutableName::Model(model),
             generation: Generation(self.generation),
-            route: Some(Route { backends: vec![backend], log_payloads: false }),
+            route: Some(Route { backends: vec![backend], mirrors: Vec::new(), log_payloads: false }),
         })
     }
 }

@@ -6,8 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use domain::{
-    Bytes, Deployment, Generation, Lifecycle, ModelDefinition, ModelName, ModelSpec, ModelState, ModelVersionId,
-    ReplicaConfig, ReplicaId, ReplicaIndex, RoutableName, Route, ServerBounds, ServerName, Ticket, Time, VersionNumber,
+    Bytes, Deployment, ExperimentName, Generation, Lifecycle, ModelDefinition, ModelName, ModelSpec, ModelState,
+    ModelVersionId, ReplicaConfig, ReplicaId, ReplicaIndex, RoutableName, Route, ServerBounds, ServerName, Ticket,
+    Time, VersionNumber,
 };
 use scheduler_core::{
     Action, Command, ConnectionId, Effect, Event, HeldModel, Machine, Model, Outcome, Record, Refusal, RouteChange,
@@ -25,7 +26,7 @@ pub struct World {
     servers: BTreeMap<ServerName, Server>,
     timers: BTreeSet<(Time, Timer)>,
     asked: BTreeSet<Ticket>,
-    pub routes: BTreeMap<ModelName, EnvoyRoute>,
+    pub routes: BTreeMap<RoutableName, EnvoyRoute>,
     connections: u64,
     tickets: u64,
 }
@@ -59,6 +60,14 @@ impl Agent {
 
 pub fn model_name(text: &str) -> ModelName {
     ModelName::parse(text).expect("a model name")
+}
+
+/// `iris`, or `split.experiment`.
+pub fn routable(text: &str) -> RoutableName {
+    match text.strip_suffix(".experiment") {
+        Some(name) => RoutableName::Experiment(ExperimentName::parse(name).expect("an experiment name")),
+        None => RoutableName::Model(model_name(text)),
+    }
 }
 
 pub fn server_name(text: &str) -> ServerName {
@@ -181,7 +190,7 @@ impl World {
                     agent.inbox.push_back(*command);
                 }
             }
-            Effect::Publish(RouteChange::Route { name: RoutableName::Model(name), generation, route }) => {
+            Effect::Publish(RouteChange::Route { name, generation, route }) => {
                 self.routes.entry(name).or_default().generations.insert(generation, route);
             }
             Effect::Publish(RouteChange::Set { .. } | RouteChange::Mesh(_)) => {}
@@ -200,14 +209,18 @@ impl World {
     fn assert_not_routed(&self, replica: &ReplicaId, version: &ModelVersionId, cause: &Event) {
         let key = (version.model.clone(), version.number);
         let answers = self.agents.get(replica).is_some_and(|agent| agent.held.contains_key(&key));
-        let Some(envoy) = self.routes.get(&version.model).filter(|_| answers) else { return };
-        for (generation, route) in envoy.generations.range(envoy.released..) {
-            let routed = route.iter().flat_map(|route| &route.backends);
-            let mut hits = routed.filter(|backend| backend.version == *version && backend.set.contains(replica));
-            assert!(
-                hits.next().is_none(),
-                "I3: {version} on {replica} unloaded while generation {generation} routes there, after {cause:?}"
-            );
+        if !answers {
+            return;
+        }
+        for (name, envoy) in &self.routes {
+            for (generation, route) in envoy.generations.range(envoy.released..) {
+                let routed = route.iter().flat_map(|route| route.versions());
+                let mut hits = routed.filter(|(other, set)| *other == version && set.contains(replica));
+                assert!(
+                    hits.next().is_none(),
+                    "I3: {version} on {replica} unloaded while generation {generation} of {name} routes there, after {cause:?}"
+                );
+            }
         }
     }
 
@@ -330,31 +343,31 @@ impl World {
 
     /// Envoys acknowledge the newest generation of a name.
     pub fn ack(&mut self, name: &str) {
-        let name = model_name(name);
+        let name = routable(name);
         let Some(envoy) = self.routes.get_mut(&name) else { return };
         let Some(generation) = envoy.generations.keys().next_back().copied() else { return };
         envoy.applied = generation;
-        self.handle(Event::RouteApplied { name: RoutableName::Model(name), generation });
+        self.handle(Event::RouteApplied { name, generation });
     }
 
     /// No Envoy uses anything older than the newest generation of a name.
     pub fn release(&mut self, name: &str) {
-        let name = model_name(name);
+        let name = routable(name);
         let Some(envoy) = self.routes.get_mut(&name) else { return };
         let Some(generation) = envoy.generations.keys().next_back().copied() else { return };
         envoy.applied = generation;
         envoy.released = generation;
         envoy.generations.retain(|older, _| *older >= generation);
-        self.handle(Event::RouteReleased { name: RoutableName::Model(name), generation });
+        self.handle(Event::RouteReleased { name, generation });
     }
 
     pub fn reject(&mut self, name: &str, message: &str) {
-        let name = model_name(name);
+        let name = routable(name);
         let Some(generation) = self.routes.get(&name).and_then(|r| r.generations.keys().next_back().copied()) else {
             return;
         };
         let message = message.to_owned();
-        self.handle(Event::RouteRejected { name: RoutableName::Model(name), generation, message });
+        self.handle(Event::RouteRejected { name, generation, message });
     }
 
     pub fn drain(&mut self, id: &str) -> Ticket {
@@ -416,7 +429,7 @@ impl World {
                 }
             }
             for name in self.routes.keys().map(ToString::to_string).collect::<Vec<_>>() {
-                let envoy = &self.routes[&model_name(&name)];
+                let envoy = &self.routes[&routable(&name)];
                 if envoy.generations.keys().next_back().is_some_and(|newest| envoy.released < *newest) {
                     self.ack(&name);
                     self.release(&name);
@@ -461,8 +474,7 @@ impl World {
 
     /// `version weight% replicas` of each backend of the newest route, or nothing.
     pub fn route(&self, name: &str) -> Vec<String> {
-        let newest =
-            self.routes.get(&model_name(name)).and_then(|envoy| envoy.generations.values().next_back().cloned());
+        let newest = self.routes.get(&routable(name)).and_then(|envoy| envoy.generations.values().next_back().cloned());
         let backends = newest.flatten().map(|route| route.backends).unwrap_or_default();
         backends.iter().map(|b| format!("{} {}% {}", b.version.number, b.weight, b.set)).collect()
     }

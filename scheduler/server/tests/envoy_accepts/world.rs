@@ -141,7 +141,10 @@ impl World {
             set: (*set).clone(),
             weight: *weight,
         };
-        self.leads(name, Some(Route { backends: backends.iter().map(backend).collect(), log_payloads }))
+        self.leads(
+            name,
+            Some(Route { backends: backends.iter().map(backend).collect(), mirrors: Vec::new(), log_payloads }),
+        )
     }
 
     pub fn leads(&mut self, name: &str, route: Option<Route>) -> RouteChange {

@@ -43,7 +43,7 @@ fn route(backends: &[(u32, &[Endpoint], u32)], log_payloads: bool) -> RouteChang
         set: set(endpoints),
         weight: *weight,
     };
-    let route = Route { backends: backends.iter().map(backend).collect(), log_payloads };
+    let route = Route { backends: backends.iter().map(backend).collect(), mirrors: Vec::new(), log_payloads };
     RouteChange::Route { name: RoutableName::Model(model.clone()), generation: Generation(1), route: Some(route) }
 }
 
