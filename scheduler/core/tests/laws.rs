@@ -459,7 +459,7 @@ fn a_restart_serves_the_same_routes_and_loads_nothing_again() {
     let (route, commands) = (world.route("iris"), world.commands.len());
     world.restart();
     assert_eq!(world.route("iris"), route);
-    assert_eq!(world.routes[&model_name("iris")].generations.keys().next_back(), Some(&Generation(1)));
+    assert_eq!(world.routes[&world::routable("iris")].generations.keys().next_back(), Some(&Generation(1)));
     world.connect("onnx/0");
     world.connect("onnx/1");
     world.run();
