@@ -9,10 +9,9 @@ use domain::{
 
 use crate::effect::{Effect, Refusal};
 use crate::event::{ConnectionId, HeldModel, Timer};
-use crate::machine::{AGENT_GRACE_MS, DRAIN_LIMIT_MS, Machine};
+use crate::machine::{Freed, Machine};
 use crate::model::{Assignment, Model, Version};
 use crate::server::{Link, Replica, Server};
-use crate::settle::Retry;
 
 /// What an agent says when it subscribes.
 pub(crate) struct Arrival {
@@ -69,7 +68,8 @@ impl Machine {
                 self.add(model, now, out);
             }
         }
-        self.free(Retry::Failed);
+        self.free(Freed::Server(id.server.clone()));
+        self.advance_sync(out);
         self.tell_server(&id.server, out);
     }
 
@@ -91,8 +91,8 @@ impl Machine {
         let mut waiting = std::mem::take(&mut self.missing);
         waiting.retain(|id, versions| {
             versions.retain(|version| {
-                let published = self.table.get(&version.model);
-                published.is_some_and(|p| p.released < p.generation) && !self.is_loaded(version, id)
+                let mut published = self.table.reaching(&version.model);
+                published.any(|(_, p)| !p.is_released()) && !self.is_loaded(version, id)
             });
             if versions.is_empty() {
                 let server = self.servers.get_mut(&id.server);
@@ -129,10 +129,10 @@ impl Machine {
         }
         self.publish_replica(id, out);
         self.tell_server(&id.server, out);
-        if was_draining {
+        if was_draining || self.settings.agent_grace_ms == 0 {
             self.agent_grace_over(id, now, out);
         } else {
-            out.push(Effect::Wake(now.after(AGENT_GRACE_MS), Timer::AgentGrace(id.clone())));
+            out.push(Effect::Wake(now.after(self.settings.agent_grace_ms), Timer::AgentGrace(id.clone())));
         }
     }
 
@@ -160,7 +160,7 @@ impl Machine {
         }
         self.gone.insert(id.clone());
         self.write_server(&id.server, out);
-        self.free(Retry::Failed);
+        self.free(Freed::Everything);
     }
 
     /// Removes the records of replicas that are gone and hold nothing any more.
@@ -187,7 +187,7 @@ impl Machine {
         replica.draining = true;
         self.drains.entry(id.clone()).or_default().push(ticket);
         if is_new {
-            out.push(Effect::Wake(now.after(DRAIN_LIMIT_MS), Timer::DrainLimit(id.clone())));
+            out.push(Effect::Wake(now.after(self.settings.drain_limit_ms), Timer::DrainLimit(id.clone())));
             self.write_server(&id.server, out);
             for name in self.models_on(id) {
                 self.change(&name, now, out, |model| {
@@ -197,7 +197,7 @@ impl Machine {
                 });
             }
             self.publish_replica(id, out);
-            self.free(Retry::Failed);
+            self.free(Freed::Everything);
         }
     }
 

@@ -6,11 +6,10 @@
 
 use std::collections::BTreeMap;
 
-use domain::{ModelName, PlacementSet, ReplicaId, Time};
+use domain::{ModelName, PlacementSet, RoutableName, Time};
 
 use crate::effect::Effect;
-use crate::machine::{Machine, Residents};
-use crate::routing;
+use crate::machine::Machine;
 
 /// An invariant that does not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,24 +26,36 @@ impl Machine {
     pub fn check(&self) -> Vec<Violation> {
         let mut violations = Vec::new();
         let mut broken = |invariant, what| violations.push(Violation { invariant, what });
-        let computed = self.computed_residents();
+        let mut computed = self.indexed_anew().residents;
+        computed.retain(|_, residents| !residents.versions.is_empty());
         if computed != self.residents {
             broken("I1", format!("kept per replica {:?}, computed {computed:?}", self.residents));
         }
         for (name, published) in self.table.names() {
-            for backend in published.route.iter().flat_map(|route| &route.backends) {
-                let version = self.models.get(name).and_then(|model| model.versions.get(&backend.version.number));
+            for (id, set) in published.route.iter().flat_map(|route| route.versions()) {
+                let version = self.models.get(&id.model).and_then(|model| model.versions.get(&id.number));
                 let serving = version.map(|version| version.serving()).unwrap_or_default();
-                if !backend.set.replicas().all(|id| serving.contains(id)) {
-                    broken("I2", format!("{} is routed to {}, served by {serving:?}", backend.version, backend.set));
+                if !set.replicas().all(|replica| serving.contains(replica)) {
+                    broken("I2", format!("{name} leads {id} to {set}, served by {serving:?}"));
                 }
             }
         }
-        for (name, model) in &self.models {
-            let published = self.table.get(name).and_then(|published| published.route.clone());
-            if published != routing::route(model) {
-                broken("I9", format!("{name}: published {published:?}, computed {:?}", routing::route(model)));
+        let models = self.models.keys().cloned().map(RoutableName::Model);
+        let experiments = self.experiments.keys().cloned().map(RoutableName::Experiment);
+        for name in models.chain(experiments) {
+            let published = self.table.get(&name).and_then(|published| published.route.clone());
+            let computed = self.route(&name, None);
+            if published != computed {
+                broken("I9", format!("{name}: published {published:?}, computed {computed:?}"));
             }
+        }
+        let (hunger, wishes) = (&self.hunger, &self.wishes);
+        let fresh = self.indexed_anew();
+        if fresh.hunger != *hunger || fresh.wishes != *wishes {
+            broken(
+                "I1",
+                format!("hungry {hunger:?}, wishes {wishes:?}, computed {:?}, {:?}", fresh.hunger, fresh.wishes),
+            );
         }
         let users = self.computed_users();
         if users != *self.table.users() {
@@ -74,21 +85,21 @@ impl Machine {
         names
     }
 
-    fn computed_residents(&self) -> BTreeMap<ReplicaId, Residents> {
+    /// The same models with everything that is kept about them computed from nothing.
+    fn indexed_anew(&self) -> Machine {
         let mut fresh = Machine { models: self.models.clone(), ..Machine::default() };
         let names: Vec<ModelName> = fresh.models.keys().cloned().collect();
         for name in names {
             fresh.index(&name);
         }
-        fresh.residents.retain(|_, residents| !residents.versions.is_empty());
-        fresh.residents
+        fresh
     }
 
     fn computed_users(&self) -> BTreeMap<PlacementSet, u32> {
         let mut users = BTreeMap::new();
         for (_, published) in self.table.names() {
             let sets: std::collections::BTreeSet<&PlacementSet> =
-                published.route.iter().flat_map(|route| route.backends.iter().map(|backend| &backend.set)).collect();
+                published.route.iter().flat_map(|route| route.sets()).collect();
             for set in sets {
                 *users.entry(set.clone()).or_insert(0) += 1;
             }

@@ -1,11 +1,13 @@
 //! What the machine wants done. Nothing here may leave the process before the writes of its batch are durable.
 
 use domain::{
-    Clock, Endpoint, Generation, ModelDefinition, ModelName, ModelVersionId, ModelVersionStatus, PlacementSet,
-    ReplicaId, RoutableName, Route, RuntimeInfo, ServerName, ServerStatus, Ticket, Time,
+    BadExperiment, Clock, Endpoint, ExperimentName, ExperimentStatus, Generation, KubernetesMeta, ModelDefinition,
+    ModelName, ModelVersionId, ModelVersionStatus, PlacementSet, ReplicaId, RoutableName, Route, RuntimeInfo,
+    ServerName, ServerStatus, Ticket, Time,
 };
 
 use crate::event::{ConnectionId, Timer};
+use crate::experiment::Experiment;
 use crate::model::Model;
 use crate::server::Server;
 
@@ -42,6 +44,10 @@ pub enum Record {
     NoModel(ModelName),
     /// A server.
     Server(Box<Server>),
+    /// An experiment.
+    Experiment(Box<Experiment>),
+    /// An experiment that is no longer kept.
+    NoExperiment(ExperimentName),
 }
 
 /// What an agent is told. Complete: the agent decides nothing.
@@ -98,6 +104,23 @@ pub enum Status {
     Model(ModelName, Box<ModelVersionStatus>),
     /// A server.
     Server(Box<ServerStatus>),
+    /// An experiment.
+    Experiment(Box<ExperimentStatus>),
+    /// The owner of a server should give it so many replicas.
+    Scaling(ScalingRequest),
+    /// The start is over: what there is may be placed, and told of.
+    Synchronised,
+}
+
+/// A wish about the size of a server, for its owner (`spec/control-plane.md` §2.11).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScalingRequest {
+    /// Which server.
+    pub server: ServerName,
+    /// How many replicas it should have.
+    pub replicas: u32,
+    /// Present when the server's declaration came from Kubernetes.
+    pub kubernetes: Option<KubernetesMeta>,
 }
 
 /// Why a request was not accepted.
@@ -109,6 +132,23 @@ pub enum Refusal {
     /// Nobody knows the server.
     #[error("server {0} is not known")]
     UnknownServer(ServerName),
+    /// Nobody knows the experiment.
+    #[error("experiment {0} is not known")]
+    UnknownExperiment(ExperimentName),
+    /// The experiment was stopped before.
+    #[error("experiment {0} is stopped already")]
+    StoppedExperiment(ExperimentName),
+    /// The experiment cannot be.
+    #[error("experiment.{0}")]
+    BadExperiment(#[from] BadExperiment),
+    /// The default is one of another experiment.
+    #[error("experiment.default: {default} is the default of experiment {by} already; stop that one or choose another")]
+    DefaultTaken {
+        /// Which model.
+        default: ModelName,
+        /// Whose default it is.
+        by: ExperimentName,
+    },
     /// The model is still being removed.
     #[error("model {0} is still being removed: {1} replicas have not let go of it yet; declare it again after that")]
     StillTerminating(ModelName, usize),

@@ -1,8 +1,8 @@
 //! What can happen to the scheduler.
 
 use domain::{
-    Bytes, Clock, Generation, KubernetesMeta, ModelDefinition, ModelName, ModelVersionId, ReplicaConfig, ReplicaId,
-    RoutableName, RuntimeInfo, ServerBounds, ServerName, Ticket, VersionNumber,
+    Bytes, Clock, Experiment, ExperimentName, Generation, KubernetesMeta, ModelDefinition, ModelName, ModelVersionId,
+    ReplicaConfig, ReplicaId, RoutableName, RuntimeInfo, ServerBounds, ServerName, Ticket, VersionNumber,
 };
 
 /// Tells one connection of an agent from a later one of the same agent.
@@ -28,11 +28,27 @@ pub enum Event {
         /// Waits for the reply.
         ticket: Ticket,
     },
+    /// A user declared an experiment.
+    StartExperiment {
+        /// What was declared.
+        definition: Box<Experiment>,
+        /// Waits for the reply.
+        ticket: Ticket,
+    },
+    /// A user asked for an experiment's end.
+    StopExperiment {
+        /// Which experiment.
+        name: ExperimentName,
+        /// Waits for the reply.
+        ticket: Ticket,
+    },
     /// The owner of servers said how large they should be.
     NotifyServers {
         /// Each server with its bounds and whether models without an explicit server may use it; the latter counts
         /// only when the server is not known yet.
         servers: Vec<(ServerName, ServerBounds, bool)>,
+        /// These are all servers there are: the first word after the start.
+        first_sync: bool,
         /// Waits for the reply.
         ticket: Ticket,
     },
@@ -140,4 +156,8 @@ pub enum Timer {
     DrainLimit(ReplicaId),
     /// A removed model has been listed long enough.
     Forget(ModelName),
+    /// A stopped experiment has been listed long enough.
+    ForgetExperiment(ExperimentName),
+    /// The first word about servers, or their agents, have been waited for long enough.
+    FirstSync,
 }

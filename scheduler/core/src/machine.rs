@@ -3,48 +3,72 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use domain::{Bytes, ModelName, ModelVersionId, ReplicaId, RoutableName, ServerName, Ticket, Time};
+use domain::{
+    Bytes, ExperimentName, Generation, ModelName, ModelVersionId, ReplicaId, RoutableName, ServerName, Ticket, Time,
+};
 
 use crate::effect::{Effect, Record, Refusal, RouteChange, Status};
 use crate::event::{Event, Timer};
-use crate::model::{Assignment, Model, is_failed};
-use crate::routing::{self, Table};
+use crate::experiment::Experiment;
+use crate::hunger::Hunger;
+use crate::model::{Assignment, Model};
+use crate::routing;
+use crate::scaling::Occasion;
 use crate::server::{Link, Server};
-use crate::settle::Retry;
+use crate::settings::Settings;
+use crate::sync::Sync;
+use crate::table::Table;
 
-/// How long a lost agent may stay away before its models are placed elsewhere, in milliseconds. An agent that
-/// restarts its server or reconnects needs about a second; ten keep a blip from moving models (DESIGN §9).
-pub const AGENT_GRACE_MS: u64 = 10_000;
-
-/// How long a drain may take before its caller is told to go on, in milliseconds: half of the 120 s that the
-/// compatible manifests give a server to end.
-pub const DRAIN_LIMIT_MS: u64 = 60_000;
-
-/// How long a removed model stays listed, in milliseconds: one day, as the compatible system does for pipelines.
-pub const TERMINATED_TTL_MS: u64 = 24 * 60 * 60 * 1000;
+pub(crate) use crate::hunger::Freed;
 
 /// The scheduler's mind. See the crate's documentation.
 #[derive(Clone, Debug, Default)]
 pub struct Machine {
+    pub(crate) settings: Settings,
     pub(crate) models: BTreeMap<ModelName, Model>,
     pub(crate) servers: BTreeMap<ServerName, Server>,
     pub(crate) table: Table,
     /// What is on each replica, kept so that events about a replica cost what it holds.
     pub(crate) residents: BTreeMap<ReplicaId, Residents>,
-    /// Models that want more than they have, by the memory they need.
-    pub(crate) hungry: BTreeSet<(Bytes, ModelName)>,
-    /// Where in `hungry` a model is.
-    pub(crate) hunger: BTreeMap<ModelName, Bytes>,
+    pub(crate) experiments: BTreeMap<ExperimentName, Experiment>,
+    /// The running experiments that a model is a candidate or the mirror of.
+    pub(crate) candidates: BTreeMap<ModelName, BTreeSet<ExperimentName>>,
+    /// The running experiment that a model is the default of.
+    pub(crate) defaults: BTreeMap<ModelName, ExperimentName>,
+    /// Experiments that a model was the default of and whose split an Envoy may still use.
+    pub(crate) former: BTreeMap<ModelName, BTreeSet<ExperimentName>>,
+    /// Models that want more than they have.
+    pub(crate) hunger: Hunger,
+    /// How many models on a server want so many replicas, by their number.
+    pub(crate) wishes: BTreeMap<ServerName, BTreeMap<u32, u32>>,
     /// Who waits for a replica to be empty.
     pub(crate) drains: BTreeMap<ReplicaId, Vec<Ticket>>,
     /// Versions that an agent came back without while Envoys may still send requests for them to it.
     pub(crate) missing: BTreeMap<ReplicaId, BTreeSet<ModelVersionId>>,
     /// Replicas that are gone and still hold something.
     pub(crate) gone: BTreeSet<ReplicaId>,
-    /// Set when something happened that may let hungry models get more; looked at before an event is done with.
-    pub(crate) freed: Option<Retry>,
-    /// The last status told, by model.
-    pub(crate) told: BTreeMap<ModelName, domain::ModelVersionStatus>,
+    /// What may let hungry models get more; looked at before an event is done with.
+    pub(crate) freed: BTreeSet<Freed>,
+    /// Servers whose size is to be looked at before an event is done with.
+    pub(crate) resizes: BTreeSet<(ServerName, Occasion)>,
+    /// The sizes that owners of servers have been asked for.
+    pub(crate) requested: BTreeMap<ServerName, u32>,
+    /// The share of packing that is due, in thousandths.
+    pub(crate) packing_due: u32,
+    pub(crate) sync: Sync,
+    /// The last status told, by experiment.
+    pub(crate) told_experiments: BTreeMap<ExperimentName, domain::ExperimentStatus>,
+}
+
+/// What a store kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Its models.
+    pub models: Vec<Model>,
+    /// Its servers.
+    pub servers: Vec<Server>,
+    /// Its experiments.
+    pub experiments: Vec<Experiment>,
 }
 
 /// What is on one replica.
@@ -59,45 +83,53 @@ pub(crate) struct Residents {
 }
 
 impl Machine {
-    /// A machine that knows nothing.
+    /// A machine that knows nothing and waits for nobody.
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(settings: Settings) -> Self {
+        Self { settings, ..Self::default() }
     }
 
     /// The machine as it was when these records were written, with agents and Envoys yet to return. The effects are
-    /// every route as it was last published, and the timers that were running.
+    /// every route as it was last published, and the timers that were running. With nothing kept it waits for the first
+    /// word about servers, if the settings say so.
     #[must_use]
-    pub fn restore(models: Vec<Model>, servers: Vec<Server>, now: Time) -> (Self, Vec<Effect>) {
-        let mut machine = Self::new();
+    pub fn restore(settings: Settings, kept: Kept, now: Time) -> (Self, Vec<Effect>) {
+        let mut machine = Self::new(settings);
         let mut out = Vec::new();
-        for mut server in servers {
+        if kept == Kept::default()
+            && let Some(limit) = machine.settings.first_sync_ms
+        {
+            machine.sync = Sync::Waiting;
+            out.push(Effect::Wake(now.after(limit), Timer::FirstSync));
+        }
+        for mut server in kept.servers {
             for (index, replica) in &mut server.replicas {
                 replica.link = Link::Unseen;
                 let id = ReplicaId { server: server.name.clone(), index: *index };
-                out.push(Effect::Wake(now.after(AGENT_GRACE_MS), Timer::AgentGrace(id)));
+                out.push(Effect::Wake(now.after(machine.settings.agent_grace_ms), Timer::AgentGrace(id)));
             }
             machine.servers.insert(server.name.clone(), server);
         }
-        let names: Vec<ModelName> = models.iter().map(|model| model.name.clone()).collect();
-        for model in models {
+        let names: Vec<ModelName> = kept.models.iter().map(|model| model.name.clone()).collect();
+        for model in kept.models {
             if model.deleted && model.remaining() == 0 {
                 let since = model.terminated_at.unwrap_or(now);
-                out.push(Effect::Wake(since.after(TERMINATED_TTL_MS), Timer::Forget(model.name.clone())));
+                let at = since.after(machine.settings.terminated_ttl_ms);
+                out.push(Effect::Wake(at, Timer::Forget(model.name.clone())));
             }
             machine.models.insert(model.name.clone(), model);
         }
+        machine.restore_experiments(kept.experiments, now, &mut out);
         for name in names {
             machine.index(&name);
-            let route = machine.models.get(&name).and_then(routing::route);
-            machine.table.publish(&name, route, &machine.servers, |change| out.push(Effect::Publish(change)));
-            if machine.models.get(&name).is_some_and(Model::waits_for_envoy) {
-                machine.table.publish_absence(&name, |change| out.push(Effect::Publish(change)));
-            }
-            if let Some(status) = machine.model_status(&name) {
-                machine.told.insert(name, status);
+            let routable = RoutableName::Model(name);
+            machine.publish([&routable], None, &mut out);
+            let RoutableName::Model(name) = &routable else { continue };
+            if machine.models.get(name).is_some_and(Model::waits_for_envoy) {
+                machine.table.publish_absence(&routable, |change| out.push(Effect::Publish(change)));
             }
         }
+        machine.publish_experiments(&mut out);
         machine.publish_mesh(&mut out);
         (machine, out)
     }
@@ -113,8 +145,20 @@ impl Machine {
                 let outcome = self.remove_model(&name, kubernetes, now, out);
                 out.push(Effect::Reply(ticket, outcome));
             }
-            Event::NotifyServers { servers, ticket } => {
+            Event::StartExperiment { definition, ticket } => {
+                let outcome = self.start_experiment(*definition, out);
+                out.push(Effect::Reply(ticket, outcome));
+            }
+            Event::StopExperiment { name, ticket } => {
+                let outcome = self.stop_experiment(&name, now, out);
+                out.push(Effect::Reply(ticket, outcome));
+            }
+            Event::NotifyServers { servers, first_sync, ticket } => {
+                let expected = servers.iter().map(|(_, bounds, _)| u64::from(bounds.expected)).sum();
                 self.notify_servers(servers, now, out);
+                if first_sync {
+                    self.first_sync(expected, out);
+                }
                 out.push(Effect::Reply(ticket, Ok(())));
             }
             Event::AgentConnected { replica, connection, shared, config, held, available } => {
@@ -133,47 +177,58 @@ impl Machine {
             Event::RouteApplied { name, generation } => self.route_applied(&name, generation, now, out),
             Event::RouteReleased { name, generation } => self.route_released(&name, generation, now, out),
             Event::RouteRejected { name, generation, message } => {
-                let RoutableName::Model(name) = name else { return };
                 if let Some(published) = self.table.get_mut(&name)
                     && published.generation == generation
                 {
-                    published.rejected = Some((generation, message));
-                    self.settle(&name, now, out);
+                    published.rejected = Some(Box::new((generation, message)));
+                    self.name_moved(&name, now, out);
                 }
             }
             Event::Timer(Timer::AgentGrace(replica)) => self.agent_grace_over(&replica, now, out),
             Event::Timer(Timer::DrainLimit(replica)) => self.finish_drain(&replica, out),
             Event::Timer(Timer::Forget(name)) => self.forget_model(&name, now, out),
+            Event::Timer(Timer::ForgetExperiment(name)) => self.forget_experiment(&name, now, out),
+            Event::Timer(Timer::FirstSync) => self.end_sync(out),
         }
         self.feed_hungry(now, out);
         self.forget_empty_replicas(out);
         self.advance_drains(out);
         self.advance_catching_up(out);
+        self.advance_scaling(out);
     }
 
-    fn route_applied(&mut self, name: &RoutableName, generation: domain::Generation, now: Time, out: &mut Vec<Effect>) {
-        let RoutableName::Model(name) = name else { return };
+    fn route_applied(&mut self, name: &RoutableName, generation: Generation, now: Time, out: &mut Vec<Effect>) {
         let Some(published) = self.table.get_mut(name) else { return };
         if generation > published.applied && generation <= published.generation {
             published.applied = generation;
-            self.settle(name, now, out);
+            self.name_moved(name, now, out);
         }
     }
 
-    fn route_released(
-        &mut self,
-        name: &RoutableName,
-        generation: domain::Generation,
-        now: Time,
-        out: &mut Vec<Effect>,
-    ) {
-        let RoutableName::Model(name) = name else { return };
-        let Some(published) = self.table.get_mut(name) else { return };
+    fn route_released(&mut self, name: &RoutableName, generation: Generation, now: Time, out: &mut Vec<Effect>) {
+        let Some(published) = self.table.get(name) else { return };
         if generation > published.released && generation <= published.generation {
-            published.released = generation;
-            published.applied = published.applied.max(generation);
-            self.settle(name, now, out);
+            let others = self.table.others(name);
+            self.table.release(name, generation);
+            self.name_moved(name, now, out);
+            for model in others {
+                self.settle(&model, now, out);
+            }
         }
+    }
+
+    /// Envoys did something with what was published under the name.
+    fn name_moved(&mut self, name: &RoutableName, now: Time, out: &mut Vec<Effect>) {
+        if let RoutableName::Model(model) = name {
+            self.settle(model, now, out);
+        }
+        self.experiment_name_moved(name, out);
+    }
+
+    /// What the installation has set.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// The model, if it is known.
@@ -201,7 +256,6 @@ impl Machine {
     /// Brings what is kept per replica and the hungry index in line with the model.
     pub(crate) fn index(&mut self, name: &ModelName) {
         let Some(model) = self.models.get(name) else { return };
-        let mut hungry = None;
         for (number, version) in &model.versions {
             let id = model.version_id(*number);
             for (index, assignment) in version.assignments.iter().filter(|(_, a)| !a.lifecycle.is_over()) {
@@ -211,13 +265,10 @@ impl Machine {
                 residents.add(&id, assignment, version.memory());
             }
         }
-        if !model.deleted
-            && let Some(latest) = model.latest()
-            && (!latest.shortfall.is_empty() || latest.count(is_failed) > 0)
-        {
-            hungry = Some(latest.memory());
+        self.hunger.note(model);
+        if let Some((server, wish)) = model.wish() {
+            *self.wishes.entry(server.clone()).or_default().entry(wish).or_insert(0) += 1;
         }
-        self.set_hunger(name, hungry);
     }
 
     /// Takes the model out of what is kept per replica; to be followed by a change and [`Machine::index`].
@@ -236,15 +287,17 @@ impl Machine {
                 }
             }
         }
-    }
-
-    fn set_hunger(&mut self, name: &ModelName, hungry: Option<Bytes>) {
-        if let Some(before) = self.hunger.remove(name) {
-            self.hungry.remove(&(before, name.clone()));
-        }
-        if let Some(memory) = hungry {
-            self.hunger.insert(name.clone(), memory);
-            self.hungry.insert((memory, name.clone()));
+        if let Some((server, wish)) = model.wish()
+            && let Some(wishes) = self.wishes.get_mut(server)
+            && let Some(count) = wishes.get_mut(&wish)
+        {
+            *count -= 1;
+            if *count == 0 {
+                wishes.remove(&wish);
+            }
+            if wishes.is_empty() {
+                self.wishes.remove(server);
+            }
         }
     }
 
@@ -263,7 +316,7 @@ impl Machine {
         self.publish_mesh(out);
     }
 
-    fn publish_mesh(&self, out: &mut Vec<Effect>) {
+    pub(crate) fn publish_mesh(&self, out: &mut Vec<Effect>) {
         let replicas: Vec<ReplicaId> = self
             .servers
             .values()
@@ -290,20 +343,20 @@ impl Machine {
 
     fn forget_model(&mut self, name: &ModelName, now: Time, out: &mut Vec<Effect>) {
         let expired = self.models.get(name).is_some_and(|model| {
-            model.terminated_at.is_some_and(|at| at.after(TERMINATED_TTL_MS) <= now) && model.remaining() == 0
+            let ttl = self.settings.terminated_ttl_ms;
+            model.terminated_at.is_some_and(|at| at.after(ttl) <= now) && model.remaining() == 0
         });
         if expired {
             self.drop_model(name, out);
-            self.table.forget(name);
+            self.table.forget(&RoutableName::Model(name.clone()));
         }
     }
 
     /// Removes the model and all that is kept about it.
     pub(crate) fn drop_model(&mut self, name: &ModelName, out: &mut Vec<Effect>) {
         self.unindex(name);
-        self.set_hunger(name, None);
+        self.hunger.forget(name);
         self.models.remove(name);
-        self.told.remove(name);
         out.push(Effect::Write(Record::NoModel(name.clone())));
     }
 }

@@ -37,6 +37,8 @@ pub struct Version {
     pub was_available: bool,
     /// Why it is not on as many replicas as wished; empty when it is, or when nobody wishes any more.
     pub shortfall: String,
+    /// Memory alone would help against the shortfall. Not kept on disk: taken for true until it is known.
+    pub short_of_memory: bool,
     /// When its definition was last edited.
     pub edited_at: Time,
 }
@@ -75,6 +77,12 @@ impl Model {
         ModelVersionId { model: self.name.clone(), number }
     }
 
+    /// The server that its latest version is on and how many replicas it wants there.
+    pub(crate) fn wish(&self) -> Option<(&ServerName, u32)> {
+        let latest = self.latest().filter(|_| !self.deleted)?;
+        Some((latest.server.as_ref()?, latest.definition.deployment.replicas))
+    }
+
     /// A replica of it goes on serving only because an Envoy may still route there.
     pub(crate) fn waits_for_envoy(&self) -> bool {
         let mut assignments = self.versions.values().flat_map(|version| version.assignments.values());
@@ -100,6 +108,7 @@ impl Version {
             assignments: BTreeMap::new(),
             was_available: false,
             shortfall: String::new(),
+            short_of_memory: false,
             edited_at: now,
         }
     }

@@ -1,6 +1,6 @@
 //! What users and agents say about models: declare, remove, report.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use domain::{
     Bytes, Clock, Input, KubernetesMeta, ModelDefinition, ModelName, ModelVersionId, ReplicaId, ServerName, Time,
@@ -9,7 +9,7 @@ use domain::{
 
 use crate::effect::{Effect, Refusal};
 use crate::event::Outcome;
-use crate::machine::{Machine, stale};
+use crate::machine::{Freed, Machine, stale};
 use crate::model::{Model, Version};
 use crate::server::Server;
 use crate::settle::Retry;
@@ -77,6 +77,7 @@ impl Machine {
         now: Time,
         out: &mut Vec<Effect>,
     ) {
+        let names: BTreeSet<ServerName> = servers.iter().map(|(name, _, _)| name.clone()).collect();
         for (name, bounds, shared) in servers {
             let server = self.servers.entry(name.clone()).or_insert_with(|| Server {
                 name: name.clone(),
@@ -90,7 +91,7 @@ impl Machine {
             let indexes: Vec<_> = server.replicas.keys().copied().collect();
             self.write_server(&name, out);
             if was_zero != is_zero {
-                self.free(Retry::Failed);
+                self.free(Freed::Server(name.clone()));
                 for index in indexes {
                     for model in self.models_on(&ReplicaId { server: name.clone(), index }) {
                         self.settle(&model, now, out);
@@ -98,7 +99,7 @@ impl Machine {
                 }
             }
         }
-        self.free(Retry::Nothing);
+        self.forget_requests(&names);
     }
 
     /// What an agent says about a command. Compared with the fence, or with the expected state (I6).
@@ -137,34 +138,54 @@ impl Machine {
         Ok(())
     }
 
-    /// Notes that hungry models may get more now; [`Retry::Failed`] also tries failed replicas again.
-    pub(crate) fn free(&mut self, retry: Retry) {
-        self.freed = self.freed.max(Some(retry));
+    /// Notes that hungry models may get more now.
+    pub(crate) fn free(&mut self, freed: Freed) {
+        self.freed.insert(freed);
     }
 
     /// Tries the models again that want more than they have, smallest need first, until nothing more is freed.
     pub(crate) fn feed_hungry(&mut self, now: Time, out: &mut Vec<Effect>) {
-        while let Some(retry) = self.freed.take() {
-            let most = self.most_free();
-            let might =
-                |(need, name): &(Bytes, ModelName)| (*need <= most || retry == Retry::Failed).then(|| name.clone());
-            let names: Vec<ModelName> = self.hungry.iter().filter_map(might).collect();
-            for name in names {
-                self.settle_with(&name, retry, now, out);
+        while let Some(freed) = self.freed.pop_first() {
+            match freed {
+                Freed::Everything => {
+                    self.freed.clear();
+                    self.retry(self.hunger.all(), now, out);
+                }
+                Freed::Server(name) => {
+                    let names = self.servers.get(&name).map(|server| self.hunger.for_server(server));
+                    self.retry(names.unwrap_or_default(), now, out);
+                }
+                Freed::Memory(replica) => self.feed_memory(&replica, now, out),
             }
         }
     }
 
-    /// The largest free memory of a replica that takes models.
-    fn most_free(&self) -> Bytes {
-        let replicas = self.servers.values().flat_map(|server| {
-            server.replicas.iter().filter(|(_, replica)| replica.takes_models()).map(|(index, replica)| {
-                let id = ReplicaId { server: server.name.clone(), index: *index };
-                let reserved = self.residents.get(&id).map(|residents| residents.reserved).unwrap_or_default();
-                replica.available.saturating_sub(reserved)
-            })
-        });
-        replicas.max().unwrap_or_default()
+    fn retry(&mut self, names: Vec<ModelName>, now: Time, out: &mut Vec<Effect>) {
+        for name in names {
+            self.settle_with(&name, Retry::Failed, now, out);
+        }
+    }
+
+    fn feed_memory(&mut self, replica: &ReplicaId, now: Time, out: &mut Vec<Effect>) {
+        let server = self.servers.get(&replica.server);
+        for class in server.map(|server| self.hunger.classes_for(server)).unwrap_or_default() {
+            let mut last = None;
+            while let Some(next) = self.hunger.next(&class, last.as_ref()) {
+                if next.0 > self.free_memory(replica) {
+                    break;
+                }
+                self.settle(&next.1, now, out);
+                last = Some(next);
+            }
+        }
+    }
+
+    /// The memory of a replica that is free for models; nothing if it takes none.
+    fn free_memory(&self, id: &ReplicaId) -> Bytes {
+        let server = self.servers.get(&id.server);
+        let replica = server.and_then(|server| server.replicas.get(&id.index)).filter(|replica| replica.takes_models());
+        let reserved = self.residents.get(id).map(|residents| residents.reserved).unwrap_or_default();
+        replica.map_or(Bytes(0), |replica| replica.available.saturating_sub(reserved))
     }
 
     fn set_available(&mut self, id: &ReplicaId, available: Bytes, out: &mut Vec<Effect>) {
@@ -175,7 +196,7 @@ impl Machine {
             replica.available = available;
             self.write_server(&id.server, out);
             if grows {
-                self.free(Retry::Nothing);
+                self.free(Freed::Memory(id.clone()));
             }
         }
     }

@@ -9,8 +9,13 @@ use std::fmt;
 
 use domain::{Bytes, ReplicaIndex, ServerName};
 
+use crate::model::Version;
+
 /// Capability that an explainer needs on its replica.
 const EXPLAINER_CAPABILITY: &str = "alibi-explain";
+
+/// Servers that a shortfall names; the rest are counted.
+const NAMED: usize = 8;
 
 /// What is to be placed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -190,9 +195,11 @@ fn choose(problem: &Problem, server: &ServerCandidate, wished: usize) -> Result<
         return Err(Exclusion::NoReplica);
     }
     let able: Vec<&Candidate> =
-        there.iter().copied().filter(|candidate| lacks(problem, candidate).is_empty()).collect();
+        there.iter().copied().filter(|candidate| problem.lacks(&candidate.capabilities).is_empty()).collect();
     if able.is_empty() {
-        return Err(Exclusion::Capability { lacks: there.first().map(|c| lacks(problem, c)).unwrap_or_default() });
+        return Err(Exclusion::Capability {
+            lacks: there.first().map(|c| problem.lacks(&c.capabilities)).unwrap_or_default(),
+        });
     }
     let mut scored: Vec<ReplicaScore> = able
         .iter()
@@ -210,23 +217,45 @@ fn choose(problem: &Problem, server: &ServerCandidate, wished: usize) -> Result<
 /// What keeps the replicas that were not chosen out.
 fn remainder(problem: &Problem, server: &ServerCandidate, chosen: &BTreeSet<ReplicaIndex>) -> Exclusion {
     let others = || server.replicas.iter().filter(|c| !chosen.contains(&c.index) && c.open);
-    let able = others().filter(|candidate| lacks(problem, candidate).is_empty());
+    let able = others().filter(|candidate| problem.lacks(&candidate.capabilities).is_empty());
     match able.map(|candidate| candidate.free).max() {
         Some(most) => Exclusion::Memory { needs: problem.memory, most },
         None => match others().next() {
-            Some(candidate) => Exclusion::Capability { lacks: lacks(problem, candidate) },
+            Some(candidate) => Exclusion::Capability { lacks: problem.lacks(&candidate.capabilities) },
             None => Exclusion::AllUsed { replicas: chosen.len() },
         },
     }
 }
 
-fn lacks(problem: &Problem, candidate: &Candidate) -> Vec<String> {
-    let mut lacks: Vec<String> =
-        problem.requirements.iter().filter(|need| !candidate.capabilities.contains(*need)).cloned().collect();
-    if problem.is_explainer && !candidate.capabilities.contains(EXPLAINER_CAPABILITY) {
-        lacks.push(EXPLAINER_CAPABILITY.to_owned());
+impl Problem {
+    /// The problem of placing a version.
+    pub(crate) fn of(version: &Version) -> Self {
+        let spec = &version.definition.spec;
+        let requirements = spec.requirements.iter().map(|need| need.trim().to_owned()).filter(|need| !need.is_empty());
+        Self {
+            replicas: version.definition.deployment.replicas,
+            memory: version.memory(),
+            requirements: requirements.collect(),
+            is_explainer: spec.explainer.is_some(),
+            server: spec.server.clone(),
+        }
     }
-    lacks
+
+    /// What a replica with these capabilities does not offer.
+    pub(crate) fn lacks(&self, capabilities: &BTreeSet<String>) -> Vec<String> {
+        let mut lacks: Vec<String> = self.requirements.difference(capabilities).cloned().collect();
+        if self.is_explainer && !capabilities.contains(EXPLAINER_CAPABILITY) {
+            lacks.push(EXPLAINER_CAPABILITY.to_owned());
+        }
+        lacks
+    }
+}
+
+impl Shortfall {
+    /// More memory somewhere would help.
+    pub(crate) fn is_of_memory(&self) -> bool {
+        self.excluded.iter().any(|(_, exclusion)| matches!(exclusion, Exclusion::Memory { .. }))
+    }
 }
 
 impl fmt::Display for Shortfall {
@@ -239,11 +268,14 @@ impl fmt::Display for Shortfall {
         if self.excluded.is_empty() {
             return f.write_str(": no server is known yet");
         }
-        for (position, (server, exclusion)) in self.excluded.iter().enumerate() {
+        for (position, (server, exclusion)) in self.excluded.iter().take(NAMED).enumerate() {
             let separator = if position == 0 { ":" } else { ";" };
             write!(f, "{separator} server {server} {exclusion}")?;
         }
-        Ok(())
+        match self.excluded.len().saturating_sub(NAMED) {
+            0 => Ok(()),
+            more => write!(f, "; and {more} more servers"),
+        }
     }
 }
 

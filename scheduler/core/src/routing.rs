@@ -1,20 +1,114 @@
-//! What a public name leads to, and the table of what has been published.
+//! What a public name leads to.
 //!
-//! [`route`] is pure, per name; the table holds the last published answer and is changed name by name, never as a
-//! whole (I9: the table equals `route` for every name). Nothing of Envoy is known here.
+//! Pure, per name; `table` holds the last published answers and is changed name by name, never as a whole (I9: the
+//! table equals [`Machine::route`] for every name). Nothing of Envoy is known here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use domain::{Backend, Endpoint, Generation, Health, ModelName, PlacementSet, ReplicaId, RoutableName, Route};
+use domain::{Backend, Endpoint, Health, MirrorBackend, ModelName, PlacementSet, ReplicaId, RoutableName, Route};
 
-use crate::effect::RouteChange;
+use crate::effect::Effect;
+use crate::experiment::Experiment;
+use crate::machine::Machine;
 use crate::model::{Model, Version};
 use crate::server::Server;
 
-/// Weights of a route sum to this.
+/// Weights of a model's own route sum to this.
 const WHOLE: u32 = 100;
 
-/// Where requests for the model go now.
+/// What an experiment's names lead to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Split {
+    /// The shares of those candidates that can take requests; absent when nobody can.
+    pub(crate) route: Option<Route>,
+    /// Candidates that cannot take requests.
+    pub(crate) missing: Vec<ModelName>,
+    /// The mirror, if it cannot take requests.
+    pub(crate) missing_mirror: Option<ModelName>,
+}
+
+impl Machine {
+    /// Where requests for the name go now. `settling` is a model that is taken out of the state while it is changed.
+    pub(crate) fn route(&self, name: &RoutableName, settling: Option<&Model>) -> Option<Route> {
+        match name {
+            RoutableName::Experiment(name) => {
+                let experiment = self.experiments.get(name).filter(|experiment| experiment.is_running())?;
+                self.split(experiment, settling).route
+            }
+            RoutableName::Model(name) => {
+                let plain = || self.find(name, settling).and_then(route);
+                let experiment = self.defaults.get(name).and_then(|experiment| self.experiments.get(experiment));
+                let Some(experiment) = experiment else { return plain() };
+                // A candidate that cannot take requests takes nothing away from the default's plain name.
+                let split = self.split(experiment, settling);
+                if split.missing.is_empty() { split.route } else { plain() }
+            }
+        }
+    }
+
+    /// The shares of an experiment (`spec/control-plane.md` §2.17): each candidate's is divided again among its versions
+    /// while it is in a roll-out.
+    pub(crate) fn split(&self, experiment: &Experiment, settling: Option<&Model>) -> Split {
+        let definition = &experiment.definition;
+        let plain = |name: &ModelName| self.find(name, settling).and_then(route);
+        let (mut shares, mut missing) = (Vec::new(), Vec::new());
+        for candidate in &definition.candidates {
+            match plain(&candidate.model) {
+                Some(route) => shares.push((candidate.weight, route)),
+                None => missing.push(candidate.model.clone()),
+            }
+        }
+        let divided = shares.iter().any(|(_, route)| route.backends.len() > 1);
+        let mut log_payloads = false;
+        let mut backends = Vec::new();
+        for (weight, route) in shares {
+            log_payloads |= route.log_payloads;
+            let share = |backend: Backend| {
+                let weight = if divided { weight * backend.weight } else { weight };
+                Backend { weight, ..backend }
+            };
+            backends.extend(route.backends.into_iter().map(share));
+        }
+        let mut split = Split { route: None, missing, missing_mirror: None };
+        let mut mirrors = Vec::new();
+        if let Some(mirror) = &definition.mirror {
+            // During a roll-out of the mirror, the version that has the most of its traffic gets the copies.
+            let target = plain(&mirror.model).and_then(|route| route.backends.into_iter().max_by_key(|b| b.weight));
+            match target {
+                Some(Backend { version, set, .. }) => {
+                    mirrors.push(MirrorBackend { version, set, percent: mirror.percent })
+                }
+                None => split.missing_mirror = Some(mirror.model.clone()),
+            }
+        }
+        let answers = backends.iter().any(|backend| backend.weight > 0);
+        split.route = answers.then_some(Route { backends, mirrors, log_payloads });
+        split
+    }
+
+    fn find<'a>(&'a self, name: &ModelName, settling: Option<&'a Model>) -> Option<&'a Model> {
+        settling.filter(|model| model.name == *name).or_else(|| self.models.get(name))
+    }
+
+    /// Publishes what the names lead to now; says whether anything changed.
+    pub(crate) fn publish<'a>(
+        &mut self,
+        names: impl IntoIterator<Item = &'a RoutableName>,
+        settling: Option<&Model>,
+        out: &mut Vec<Effect>,
+    ) -> bool {
+        let mut changed = false;
+        for name in names {
+            let route = self.route(name, settling);
+            let servers = &self.servers;
+            let endpoints = |set: &PlacementSet| endpoints(set.replicas(), servers);
+            changed |= self.table.publish(name, route, endpoints, |change| out.push(Effect::Publish(change)));
+        }
+        changed
+    }
+}
+
+/// Where requests for the model go now, experiments aside.
 ///
 /// The latest version alone once it can take over or nothing else serves; the newest older version that serves
 /// until then, sharing by the number of serving replicas with what the latest has (`spec/control-plane.md` §2.9).
@@ -50,7 +144,7 @@ pub fn route(model: &Model) -> Option<Route> {
 
 /// The older version that carries the traffic of a roll-out: the newest that has been available and still serves,
 /// else the newest that serves.
-fn stable(model: &Model) -> Option<(domain::VersionNumber, &Version)> {
+pub(crate) fn stable(model: &Model) -> Option<(domain::VersionNumber, &Version)> {
     let older = || model.versions.iter().rev().skip(1).filter(|(_, version)| !version.serving().is_empty());
     let proven = older().find(|(_, version)| version.was_available);
     proven.or_else(|| older().next()).map(|(number, version)| (*number, version))
@@ -75,131 +169,4 @@ pub fn endpoints<'a>(
         }
     }
     endpoints
-}
-
-/// What has been published, by name, with what Envoys have applied of it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Table {
-    names: BTreeMap<ModelName, Published>,
-    users: BTreeMap<PlacementSet, u32>,
-    sets: BTreeMap<ReplicaId, BTreeSet<PlacementSet>>,
-}
-
-/// One name of the table.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Published {
-    pub(crate) route: Option<Route>,
-    pub(crate) generation: Generation,
-    pub(crate) applied: Generation,
-    pub(crate) released: Generation,
-    pub(crate) rejected: Option<(Generation, String)>,
-}
-
-impl Table {
-    pub(crate) fn get(&self, name: &ModelName) -> Option<&Published> {
-        self.names.get(name)
-    }
-
-    pub(crate) fn get_mut(&mut self, name: &ModelName) -> Option<&mut Published> {
-        self.names.get_mut(name)
-    }
-
-    pub(crate) fn names(&self) -> impl Iterator<Item = (&ModelName, &Published)> {
-        self.names.iter()
-    }
-
-    /// The sets in use that the replica is in.
-    pub(crate) fn sets_of(&self, replica: &ReplicaId) -> impl Iterator<Item = &PlacementSet> {
-        self.sets.get(replica).into_iter().flatten()
-    }
-
-    /// Publishes the route of a name if it differs from what was published; says whether it did.
-    pub(crate) fn publish(
-        &mut self,
-        name: &ModelName,
-        route: Option<Route>,
-        servers: &BTreeMap<domain::ServerName, Server>,
-        mut out: impl FnMut(RouteChange),
-    ) -> bool {
-        let current = self.names.get(name);
-        if current.map(|published| &published.route) == Some(&route) || (current.is_none() && route.is_none()) {
-            return false;
-        }
-        let used = |route: &Option<Route>| -> BTreeSet<PlacementSet> {
-            route.iter().flat_map(|route| route.backends.iter().map(|backend| backend.set.clone())).collect()
-        };
-        let before = current.map(|published| used(&published.route)).unwrap_or_default();
-        let after = used(&route);
-        for set in after.difference(&before) {
-            if self.take(set) {
-                out(RouteChange::Set { set: set.clone(), endpoints: Some(endpoints(set.replicas(), servers)) });
-            }
-        }
-        let published = self.names.entry(name.clone()).or_default();
-        published.generation = published.generation.next();
-        published.route.clone_from(&route);
-        let generation = published.generation;
-        out(RouteChange::Route { name: RoutableName::Model(name.clone()), generation, route });
-        for set in before.difference(&after) {
-            if self.give_back(set) {
-                out(RouteChange::Set { set: set.clone(), endpoints: None });
-            }
-        }
-        true
-    }
-
-    /// Publishes that a name leads nowhere although nothing was published for it yet: an Envoy may remember it from
-    /// before a restart, and what it leads to there must not be unloaded before the Envoy has let go.
-    pub(crate) fn publish_absence(&mut self, name: &ModelName, mut out: impl FnMut(RouteChange)) {
-        let published = self.names.entry(name.clone()).or_default();
-        if published.generation == Generation(0) {
-            published.generation = Generation(1);
-            let (name, generation) = (RoutableName::Model(name.clone()), published.generation);
-            out(RouteChange::Route { name, generation, route: None });
-        }
-    }
-
-    /// Forgets a name that leads nowhere.
-    pub(crate) fn forget(&mut self, name: &ModelName) {
-        if self.names.get(name).is_some_and(|published| published.route.is_none()) {
-            self.names.remove(name);
-        }
-    }
-
-    /// Counts one more user of a set; true when it is the first.
-    fn take(&mut self, set: &PlacementSet) -> bool {
-        let users = self.users.entry(set.clone()).or_insert(0);
-        *users += 1;
-        let first = *users == 1;
-        if first {
-            for replica in set.replicas() {
-                self.sets.entry(replica.clone()).or_default().insert(set.clone());
-            }
-        }
-        first
-    }
-
-    /// Counts one user less; true when it was the last.
-    fn give_back(&mut self, set: &PlacementSet) -> bool {
-        let Some(users) = self.users.get_mut(set) else { return false };
-        *users -= 1;
-        if *users > 0 {
-            return false;
-        }
-        self.users.remove(set);
-        for replica in set.replicas() {
-            if let Some(sets) = self.sets.get_mut(replica) {
-                sets.remove(set);
-                if sets.is_empty() {
-                    self.sets.remove(replica);
-                }
-            }
-        }
-        true
-    }
-
-    /// Number of users of each set, for the check against the computed number.
-    pub(crate) fn users(&self) -> &BTreeMap<PlacementSet, u32> {
-        &self.users
-    }
 }

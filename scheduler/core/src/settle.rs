@@ -5,15 +5,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use domain::{Bytes, Input, Lifecycle, ModelName, ReplicaId, ReplicaIndex, ServerName, Time, VersionNumber};
+use domain::{
+    Bytes, Input, Lifecycle, ModelName, ModelVersionStatus, ReplicaId, ReplicaIndex, RoutableName, ServerName, Time,
+    VersionNumber,
+};
 
 use crate::effect::{Action, Command, Effect, Record, Status};
 use crate::event::Timer;
-use crate::machine::{Machine, TERMINATED_TTL_MS};
+use crate::machine::{Freed, Machine};
 use crate::model::{Assignment, Model, Version};
-use crate::placement::{Candidate, Placement, Problem, ServerCandidate, place};
-use crate::routing;
+use crate::placement::{Candidate, Placement, Problem, ServerCandidate, Shortfall, place};
+use crate::scaling::Occasion;
 use crate::server::Link;
+use crate::table::Published;
 
 /// Steps until a model must be at rest: each step moves assignments along the lifecycle, which has fewer states.
 const MAX_STEPS: usize = 32;
@@ -62,42 +66,57 @@ impl Machine {
         out.push(Effect::Write(Record::Model(Box::new(model.clone()))));
         self.models.insert(name.clone(), model);
         self.index(&name);
-        self.tell_model(&name, out);
+        self.tell_model(&name, None, out);
     }
 
     fn put_back(&mut self, model: Model, before: &Model, now: Time, out: &mut Vec<Effect>) {
         let name = model.name.clone();
-        if model != *before {
-            out.push(Effect::Write(Record::Model(Box::new(model.clone()))));
+        if model == *before {
+            self.models.insert(name.clone(), model);
+            return self.index(&name);
         }
+        out.push(Effect::Write(Record::Model(Box::new(model.clone()))));
         if model.terminated_at.is_some() && before.terminated_at.is_none() {
-            out.push(Effect::Wake(now.after(TERMINATED_TTL_MS), Timer::Forget(name.clone())));
+            out.push(Effect::Wake(now.after(self.settings.terminated_ttl_ms), Timer::Forget(name.clone())));
         }
-        if reservations(before) > reservations(&model) {
-            self.free(Retry::Nothing);
+        let reserved = reservations(&model);
+        for (replica, memory) in reservations(before) {
+            if reserved.get(&replica).is_none_or(|still| *still < memory) {
+                self.free(Freed::Memory(replica));
+            }
         }
+        for (replica, _) in ended(&model).difference(&ended(before)) {
+            self.resize(&replica.server, Occasion::Emptied);
+        }
+        let told = self.latest_status(before);
         self.models.insert(name.clone(), model);
         self.index(&name);
-        self.tell_model(&name, out);
+        self.tell_model(&name, told, out);
     }
 
-    fn tell_model(&mut self, name: &ModelName, out: &mut Vec<Effect>) {
-        let Some(status) = self.model_status(name) else { return };
-        if self.told.get(name) != Some(&status) {
-            out.push(Effect::Notify(Status::Model(name.clone(), Box::new(status.clone()))));
-            self.told.insert(name.clone(), status);
+    /// Tells about the model if there is news, and asks for a larger server if it is short of replicas.
+    fn tell_model(&mut self, name: &ModelName, told: Option<ModelVersionStatus>, out: &mut Vec<Effect>) {
+        let Some(model) = self.models.get(name) else { return };
+        if let Some((server, _)) = model.wish()
+            && model.latest().is_some_and(|latest| !latest.shortfall.is_empty())
+        {
+            self.resize(&server.clone(), Occasion::Short);
         }
+        let Some(status) = self.model_status(name) else { return };
+        if told.as_ref() != Some(&status) {
+            out.push(Effect::Notify(Status::Model(name.clone(), Box::new(status))));
+        }
+        self.tell_experiments_of(name, out);
     }
 
     fn rest(&mut self, model: &mut Model, mut retry: Retry, now: Time, out: &mut Vec<Effect>) {
+        let names = self.names_of(&model.name);
         for step in 0.. {
             debug_assert!(step < MAX_STEPS, "model {} does not come to rest", model.name);
             let before = model.clone();
             self.plan(model, retry, now);
             retire(model, now);
-            let route = routing::route(model);
-            let published =
-                self.table.publish(&model.name, route, &self.servers, |change| out.push(Effect::Publish(change)));
+            let published = self.publish(&names, Some(model), out);
             self.follow(model, now);
             self.dispatch(model, now, out);
             for version in model.versions.values_mut() {
@@ -123,8 +142,14 @@ impl Machine {
             }
             return;
         }
+        if let Some(waits) = self.waits_for() {
+            if let Some(latest) = model.versions.values_mut().next_back() {
+                latest.shortfall = waits;
+            }
+            return;
+        }
         let Some((number, latest)) = model.versions.iter().next_back() else { return };
-        let (number, problem) = (*number, problem(latest));
+        let (number, problem) = (*number, Problem::of(latest));
         let placement = place(&problem, &self.candidates(model, number, retry));
         let moves = match (&latest.server, &placement.server) {
             (Some(from), Some(to)) => from != to && latest.assignments.values().any(|a| !a.lifecycle.is_over()),
@@ -182,27 +207,32 @@ impl Machine {
 
     /// Moves assignments on that waited for Envoy.
     fn follow(&self, model: &mut Model, now: Time) {
-        let published = self.table.get(&model.name);
-        let applied = published.is_some_and(|p| p.applied >= p.generation);
-        let released = published.is_none_or(|p| p.released >= p.generation);
-        let rejection =
-            published.and_then(|p| p.rejected.as_ref().filter(|(generation, _)| *generation == p.generation));
-        let routed: BTreeSet<(VersionNumber, ReplicaId)> = published
-            .and_then(|p| p.route.as_ref())
-            .into_iter()
-            .flat_map(|route| &route.backends)
-            .flat_map(|backend| backend.set.replicas().map(|id| (backend.version.number, id.clone())))
-            .collect();
+        let own = self.table.get(&RoutableName::Model(model.name.clone()));
+        let applied = own.is_some_and(Published::is_applied);
+        let rejection = own.and_then(Published::rejection);
+        let mut released = true;
+        let (mut routed, mut own_routed) = (BTreeSet::new(), BTreeSet::new());
+        for (name, published) in self.table.reaching(&model.name) {
+            released &= published.is_released();
+            let versions = published.route.iter().flat_map(|route| route.versions());
+            for (version, set) in versions.filter(|(version, _)| version.model == model.name) {
+                let here = || set.replicas().map(|id| (version.number, id.clone()));
+                routed.extend(here());
+                if matches!(name, RoutableName::Model(own) if *own == model.name) {
+                    own_routed.extend(here());
+                }
+            }
+        }
         for (number, version) in &mut model.versions {
             let Some(server) = version.server.clone() else { continue };
             for (index, assignment) in &mut version.assignments {
                 let here = (*number, ReplicaId { server: server.clone(), index: *index });
-                let in_route = routed.contains(&here);
-                if let (true, Some((_, message))) = (in_route, rejection) {
-                    assignment.apply(Input::RouteRejected, now).then(|| assignment.reason.clone_from(message));
+                let in_route = own_routed.contains(&here);
+                if let (true, Some(message)) = (in_route, rejection) {
+                    assignment.apply(Input::RouteRejected, now).then(|| message.clone_into(&mut assignment.reason));
                 } else if in_route && applied {
                     assignment.apply(Input::RouteApplied, now);
-                } else if !in_route && released {
+                } else if !routed.contains(&here) && released {
                     assignment.apply(Input::RouteReleased, now);
                 }
             }
@@ -267,29 +297,35 @@ impl Assignment {
     }
 }
 
-/// Memory that the model has reserved.
-fn reservations(model: &Model) -> Bytes {
-    model.versions.values().fold(Bytes(0), |sum, version| {
-        let count = version.assignments.values().filter(|assignment| assignment.reserves).count();
-        sum + version.memory().times(u32::try_from(count).unwrap_or(u32::MAX))
-    })
+/// Memory that replicas keep for the model.
+fn reservations(model: &Model) -> BTreeMap<ReplicaId, Bytes> {
+    let mut reserved = BTreeMap::new();
+    for (replica, _, version, _) in assignments(model).filter(|(_, _, _, assignment)| assignment.reserves) {
+        *reserved.entry(replica).or_default() += version.memory();
+    }
+    reserved
 }
 
-fn problem(version: &Version) -> Problem {
-    let spec = &version.definition.spec;
-    let requirements = spec.requirements.iter().map(|need| need.trim().to_owned()).filter(|need| !need.is_empty());
-    Problem {
-        replicas: version.definition.deployment.replicas,
-        memory: version.memory(),
-        requirements: requirements.collect(),
-        is_explainer: spec.explainer.is_some(),
-        server: spec.server.clone(),
-    }
+/// Replicas that have let go of a version of the model or could not load it.
+fn ended(model: &Model) -> BTreeSet<(ReplicaId, VersionNumber)> {
+    let is_over = |a: &Assignment| matches!(a.lifecycle, Lifecycle::Unloaded | Lifecycle::LoadFailed);
+    let ended = assignments(model).filter(|(_, _, _, assignment)| is_over(assignment));
+    ended.map(|(replica, number, _, _)| (replica, number)).collect()
+}
+
+fn assignments(model: &Model) -> impl Iterator<Item = (ReplicaId, VersionNumber, &Version, &Assignment)> {
+    let versions =
+        model.versions.iter().filter_map(|(number, version)| Some((number, version.server.as_ref()?, version)));
+    versions.flat_map(|(number, server, version)| {
+        let those = version.assignments.iter();
+        those.map(move |(index, a)| (ReplicaId { server: server.clone(), index: *index }, *number, version, a))
+    })
 }
 
 /// Moves the version's assignments to where the placement wants them.
 fn assign(version: &mut Version, placement: Placement, wished: u32, retry: Retry, now: Time) {
     version.shortfall = placement.shortfall.as_ref().map(ToString::to_string).unwrap_or_default();
+    version.short_of_memory = placement.shortfall.as_ref().is_some_and(Shortfall::is_of_memory);
     if wished == 0 {
         return leave_all(version, now);
     }

@@ -114,7 +114,7 @@ fn a_new_version_that_fails_leaves_the_old_one_alone_and_says_why() {
     assert_eq!(world.assignments("iris"), ["1@onnx/0: Available"]);
     assert_eq!(world.route("iris"), ["1 100% onnx/0"]);
     assert_eq!(world.state("iris"), ModelState::Failed);
-    assert_eq!(world.reason("iris"), "model.onnx: unexpected end of file");
+    assert_eq!(world.reason("iris"), "model.onnx: unexpected end of file; version 1 goes on answering");
 
     world.apply(definition("iris", 1)).expect("accepted");
     world.run();

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use scheduler_core::Settings;
+
 /// Largest store, unless said otherwise: about a million models. The file grows as it is filled.
 pub const STORE_BYTES: u64 = 4 << 30;
 
@@ -25,6 +27,8 @@ pub struct Config {
     pub lag_after: Duration,
     /// See [`DRAIN_GRACE`].
     pub drain_grace: Duration,
+    /// What the installation sets about decisions.
+    pub decisions: Settings,
     /// What Envoys are told about the listener.
     pub envoy: crate::envoy::Settings,
 }
@@ -34,6 +38,13 @@ impl Config {
     #[must_use]
     pub fn new(dir: PathBuf) -> Self {
         let envoy = crate::envoy::Settings::default();
-        Self { dir, store_bytes: STORE_BYTES, lag_after: LAG_AFTER, drain_grace: DRAIN_GRACE, envoy }
+        Self {
+            dir,
+            store_bytes: STORE_BYTES,
+            lag_after: LAG_AFTER,
+            drain_grace: DRAIN_GRACE,
+            decisions: Settings::default(),
+            envoy,
+        }
     }
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use domain::{Ticket, Time};
+use prost::Message as _;
 use scheduler_core::{Effect, Event, Machine, Refusal};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, warn};
@@ -170,6 +171,7 @@ fn takes_bytes(event: &Event) -> i64 {
     let bytes = match event {
         Event::ApplyModel { definition, .. } => api::convert::model::encoded_bytes(definition),
         Event::NotifyServers { servers, .. } => servers.len().saturating_mul(SERVER_BYTES),
+        Event::StartExperiment { definition, .. } => api::convert::experiment::wire(definition).encoded_len(),
         _ => return 0,
     };
     i64::try_from(bytes.saturating_mul(2).saturating_add(RECORD_BYTES)).unwrap_or(i64::MAX)

@@ -1,8 +1,10 @@
 //! The one way to the machine for everything around it.
 
-use domain::{KubernetesMeta, ModelDefinition, ModelName, ReplicaId, ServerBounds, ServerName, Ticket};
+use domain::{
+    Experiment, ExperimentName, KubernetesMeta, ModelDefinition, ModelName, ReplicaId, ServerBounds, ServerName, Ticket,
+};
 use messages::agent::ModelOperationMessage;
-use messages::scheduler::{ModelStatusResponse, ServerStatusResponse};
+use messages::scheduler::{ExperimentStatusResponse, ModelStatusResponse, ServerStatusResponse};
 use scheduler_core::{ConnectionId, Event, Machine};
 use tokio::sync::{mpsc, oneshot};
 
@@ -39,9 +41,24 @@ impl Scheduler {
         self.ask(|ticket| Event::RemoveModel { name, kubernetes, ticket }).await
     }
 
-    /// Says how large servers should be.
-    pub async fn notify_servers(&self, servers: Vec<(ServerName, ServerBounds, bool)>) -> Result<(), Rejected> {
-        self.ask(|ticket| Event::NotifyServers { servers, ticket }).await
+    /// Starts an experiment, or replaces it.
+    pub async fn start_experiment(&self, definition: Experiment) -> Result<(), Rejected> {
+        let definition = Box::new(definition);
+        self.ask(|ticket| Event::StartExperiment { definition, ticket }).await
+    }
+
+    /// Stops an experiment.
+    pub async fn stop_experiment(&self, name: ExperimentName) -> Result<(), Rejected> {
+        self.ask(|ticket| Event::StopExperiment { name, ticket }).await
+    }
+
+    /// Says how large servers should be; `first_sync` = these are all there are.
+    pub async fn notify_servers(
+        &self,
+        servers: Vec<(ServerName, ServerBounds, bool)>,
+        first_sync: bool,
+    ) -> Result<(), Rejected> {
+        self.ask(move |ticket| Event::NotifyServers { servers, first_sync, ticket }).await
     }
 
     /// Empties a replica; returns when its models have moved, cannot move, or the limit is reached.
@@ -129,6 +146,20 @@ impl Scheduler {
             let servers = machine.servers().filter_map(|server| machine.server_status(&server.name));
             let snapshot = servers.map(|status| api::convert::status::server(&status)).collect();
             outbox.subscribe_servers(stream);
+            let _caller_is_gone = reply.send(Subscription { snapshot, changes });
+        })
+        .await;
+        answer.await.map_err(|_| Rejected::Stopping)
+    }
+
+    /// Statuses of all experiments.
+    pub async fn subscribe_experiments(&self) -> Result<Subscription<ExperimentStatusResponse>, Rejected> {
+        let (reply, answer) = oneshot::channel();
+        self.look(move |machine, outbox| {
+            let (stream, changes) = mpsc::channel(SUBSCRIBER_QUEUE);
+            let experiments = machine.experiments().filter_map(|e| machine.experiment_status(&e.definition.name));
+            let snapshot = experiments.map(|status| api::convert::experiment::status(&status)).collect();
+            outbox.subscribe_experiments(stream);
             let _caller_is_gone = reply.send(Subscription { snapshot, changes });
         })
         .await;

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use domain::{ReplicaId, Time};
 use messages::agent::{ModelOperationMessage, ModelVersion, model_operation_message::Operation};
-use messages::scheduler::{ModelStatusResponse, ServerStatusResponse};
-use scheduler_core::{Action, Command, ConnectionId, RouteChange, Status, Timer};
+use messages::scheduler::{ExperimentStatusResponse, ModelStatusResponse, ServerStatusResponse};
+use scheduler_core::{Action, Command, ConnectionId, RouteChange, ScalingRequest, Status, Timer};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
@@ -25,6 +25,7 @@ pub(crate) struct Outbox {
     agents: BTreeMap<ReplicaId, (ConnectionId, mpsc::Sender<ModelOperationMessage>)>,
     models: Vec<mpsc::Sender<ModelStatusResponse>>,
     servers: Vec<mpsc::Sender<ServerStatusResponse>>,
+    experiments: Vec<mpsc::Sender<ExperimentStatusResponse>>,
     // Unbounded, because the driver may not wait; a change is published once for each decision, and the publisher
     // takes everything that is there at once.
     routes: mpsc::UnboundedSender<Vec<RouteChange>>,
@@ -37,8 +38,8 @@ impl Outbox {
         routes: mpsc::UnboundedSender<Vec<RouteChange>>,
         timers: mpsc::UnboundedSender<(Time, Timer)>,
     ) -> Self {
-        let (agents, models, servers) = (BTreeMap::new(), Vec::new(), Vec::new());
-        Self { agents, models, servers, routes, timers, changes: Vec::new() }
+        let (agents, models, servers, experiments) = (BTreeMap::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { agents, models, servers, experiments, routes, timers, changes: Vec::new() }
     }
 
     /// The agent's stream takes commands from now on; an older stream of the same replica ends.
@@ -79,6 +80,10 @@ impl Outbox {
         self.servers.push(stream);
     }
 
+    pub(crate) fn subscribe_experiments(&mut self, stream: mpsc::Sender<ExperimentStatusResponse>) {
+        self.experiments.push(stream);
+    }
+
     pub(crate) fn notify(&mut self, status: &Status) {
         match status {
             Status::Model(name, status) => {
@@ -89,6 +94,15 @@ impl Outbox {
                 let message = api::convert::status::server(status);
                 self.servers.retain(|stream| stream.try_send(message.clone()).is_ok());
             }
+            Status::Experiment(status) => {
+                let message = api::convert::experiment::status(status);
+                self.experiments.retain(|stream| stream.try_send(message.clone()).is_ok());
+            }
+            Status::Scaling(ScalingRequest { server, replicas, kubernetes }) => {
+                let message = api::convert::status::scaling(server, *replicas, kubernetes.as_ref());
+                self.servers.retain(|stream| stream.try_send(message.clone()).is_ok());
+            }
+            Status::Synchronised => {}
         }
     }
 

@@ -81,10 +81,11 @@ enum DriverEnded {
 /// Runs a scheduler until `stop` is requested or a part fails. What was declared before is served at once.
 pub async fn run(config: Config, listeners: Listeners, stop: Stop) -> Result<(), Error> {
     let store = Store::open(&config.dir, config.store_bytes)?;
-    let (models, servers) = store.load()?;
-    let is_filled = !models.is_empty();
-    info!(dir = %config.dir.display(), models = models.len(), servers = servers.len(), "store opened");
-    let (machine, effects) = Machine::restore(models, servers, now());
+    let kept = store.load()?;
+    let is_filled = !kept.models.is_empty();
+    let (models, servers, experiments) = (kept.models.len(), kept.servers.len(), kept.experiments.len());
+    info!(dir = %config.dir.display(), models, servers, experiments, "store opened");
+    let (machine, effects) = Machine::restore(config.decisions.clone(), kept, now());
 
     let (inbox, queue) = mpsc::channel(INBOX);
     let scheduler = Scheduler::new(inbox);

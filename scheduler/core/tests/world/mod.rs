@@ -6,13 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use domain::{
-    Bytes, Deployment, ExperimentName, Generation, Lifecycle, ModelDefinition, ModelName, ModelSpec, ModelState,
-    ModelVersionId, ReplicaConfig, ReplicaId, ReplicaIndex, RoutableName, Route, ServerBounds, ServerName, Ticket,
-    Time, VersionNumber,
+    Bytes, Candidate, Deployment, ExperimentName, ExperimentStatus, Generation, Lifecycle, Mirror, ModelDefinition,
+    ModelName, ModelSpec, ModelState, ModelVersionId, ReplicaConfig, ReplicaId, ReplicaIndex, RoutableName, Route,
+    ServerBounds, ServerName, Ticket, Time, VersionNumber,
 };
 use scheduler_core::{
-    Action, Command, ConnectionId, Effect, Event, HeldModel, Machine, Model, Outcome, Record, Refusal, RouteChange,
-    Server, Status, Timer,
+    Action, Command, ConnectionId, Effect, Event, Experiment, HeldModel, Kept, Machine, Model, Outcome, Record,
+    Refusal, RouteChange, Server, Settings, Status, Timer,
 };
 
 pub struct World {
@@ -24,6 +24,7 @@ pub struct World {
     pub commands: Vec<(ReplicaId, Command)>,
     models: BTreeMap<ModelName, Model>,
     servers: BTreeMap<ServerName, Server>,
+    experiments: BTreeMap<ExperimentName, Experiment>,
     timers: BTreeSet<(Time, Timer)>,
     asked: BTreeSet<Ticket>,
     pub routes: BTreeMap<RoutableName, EnvoyRoute>,
@@ -109,7 +110,7 @@ pub fn definition(name: &str, replicas: u32) -> ModelDefinition {
 impl World {
     pub fn new() -> Self {
         Self {
-            machine: Machine::new(),
+            machine: Machine::new(Settings::default()),
             now: Time(1_000_000),
             agents: BTreeMap::new(),
             replies: BTreeMap::new(),
@@ -117,6 +118,7 @@ impl World {
             commands: Vec::new(),
             models: BTreeMap::new(),
             servers: BTreeMap::new(),
+            experiments: BTreeMap::new(),
             timers: BTreeSet::new(),
             asked: BTreeSet::new(),
             routes: BTreeMap::new(),
@@ -166,6 +168,8 @@ impl World {
         assert!(restless.is_empty(), "I5 after {event:?}: {restless:#?}");
         let kept: Vec<&Model> = self.models.values().collect();
         assert_eq!(kept, self.machine.models().collect::<Vec<_>>(), "the store lags after {event:?}");
+        let kept: Vec<&Experiment> = self.experiments.values().collect();
+        assert_eq!(kept, self.machine.experiments().collect::<Vec<_>>(), "the store lags after {event:?}");
     }
 
     fn carry_out(&mut self, effect: Effect, cause: &Event) {
@@ -178,6 +182,12 @@ impl World {
             }
             Effect::Write(Record::Server(server)) => {
                 self.servers.insert(server.name.clone(), *server);
+            }
+            Effect::Write(Record::Experiment(experiment)) => {
+                self.experiments.insert(experiment.definition.name.clone(), *experiment);
+            }
+            Effect::Write(Record::NoExperiment(name)) => {
+                self.experiments.remove(&name);
             }
             Effect::Send { replica, connection, command } => {
                 if command.action == Action::Unload {
@@ -236,10 +246,48 @@ impl World {
         self.replies[&ticket].clone()
     }
 
+    /// Starts an experiment with these weights.
+    pub fn start(
+        &mut self,
+        name: &str,
+        default: Option<&str>,
+        candidates: &[(&str, u32)],
+        mirror: Option<(&str, u32)>,
+    ) -> Result<(), Refusal> {
+        let candidates = candidates.iter().map(|(name, weight)| Candidate { model: model_name(name), weight: *weight });
+        let definition = domain::Experiment {
+            name: ExperimentName::parse(name).expect("an experiment name"),
+            default: default.map(model_name),
+            candidates: candidates.collect(),
+            mirror: mirror.map(|(name, percent)| Mirror { model: model_name(name), percent }),
+            sticky_sessions: None,
+            kubernetes: None,
+        };
+        let ticket = self.ticket();
+        self.handle(Event::StartExperiment { definition: Box::new(definition), ticket });
+        self.replies[&ticket].clone()
+    }
+
+    pub fn stop(&mut self, name: &str) -> Result<(), Refusal> {
+        let ticket = self.ticket();
+        let name = ExperimentName::parse(name).expect("an experiment name");
+        self.handle(Event::StopExperiment { name, ticket });
+        self.replies[&ticket].clone()
+    }
+
+    pub fn experiment(&self, name: &str) -> ExperimentStatus {
+        let name = ExperimentName::parse(name).expect("an experiment name");
+        self.machine.experiment_status(&name).expect("a known experiment")
+    }
+
     pub fn notify(&mut self, server: &str, expected: u32) {
         let bounds = ServerBounds { expected, min: 0, max: 0, kubernetes: None };
         let ticket = self.ticket();
-        self.handle(Event::NotifyServers { servers: vec![(server_name(server), bounds, true)], ticket });
+        self.handle(Event::NotifyServers {
+            servers: vec![(server_name(server), bounds, true)],
+            first_sync: false,
+            ticket,
+        });
     }
 
     pub fn agent(&mut self, id: &str) -> &mut Agent {
@@ -389,11 +437,12 @@ impl World {
 
     /// The scheduler dies and comes back from its store; agents and Envoys keep what they have.
     pub fn restart(&mut self) {
-        let (machine, effects) = Machine::restore(
-            self.models.values().cloned().collect(),
-            self.servers.values().cloned().collect(),
-            self.now,
-        );
+        let kept = Kept {
+            models: self.models.values().cloned().collect(),
+            servers: self.servers.values().cloned().collect(),
+            experiments: self.experiments.values().cloned().collect(),
+        };
+        let (machine, effects) = Machine::restore(self.machine.settings().clone(), kept, self.now);
         self.machine = machine;
         self.timers.clear();
         // Requests in flight are lost with the process; their callers see the connection break.
@@ -477,5 +526,13 @@ impl World {
         let newest = self.routes.get(&routable(name)).and_then(|envoy| envoy.generations.values().next_back().cloned());
         let backends = newest.flatten().map(|route| route.backends).unwrap_or_default();
         backends.iter().map(|b| format!("{} {}% {}", b.version.number, b.weight, b.set)).collect()
+    }
+
+    /// `model@version weight` of each backend and `+model@version percent` of each mirror of the newest route.
+    pub fn split(&self, name: &str) -> Vec<String> {
+        let newest = self.routes.get(&routable(name)).and_then(|envoy| envoy.generations.values().next_back().cloned());
+        let Some(route) = newest.flatten() else { return Vec::new() };
+        let mirrors = route.mirrors.iter().map(|mirror| format!("+{} {}", mirror.version, mirror.percent));
+        route.backends.iter().map(|b| format!("{} {}", b.version, b.weight)).chain(mirrors).collect()
     }
 }

@@ -1,13 +1,12 @@
 //! `seldon.mlops.scheduler.Scheduler`: what operators, command lines and gateways call.
 //!
-//! Models and servers. Calls about pipelines and experiments say that they are not in this version; their lists are
-//! empty.
+//! Models, servers and experiments. Calls about pipelines say that they are not in this version; their lists are empty.
 
 use std::pin::Pin;
 
 use api::convert;
 use api::scheduler::scheduler_server::Scheduler as Service;
-use domain::{ModelName, ServerName};
+use domain::{ExperimentName, ModelName, ServerName};
 use futures_util::{Stream, StreamExt, stream};
 use messages::chainer;
 use messages::scheduler as wire;
@@ -73,10 +72,12 @@ impl Service for Control {
         &self,
         request: Request<wire::ServerNotifyRequest>,
     ) -> Result<Response<wire::ServerNotifyResponse>, Status> {
-        let servers = request.into_inner().servers.into_iter().enumerate();
+        let request = request.into_inner();
+        let first_sync = request.is_first_sync;
+        let servers = request.servers.into_iter().enumerate();
         let servers = servers.map(|(index, notify)| convert::server::notify(index, notify));
         let servers = servers.collect::<Result<Vec<_>, _>>().map_err(|error| invalid(&error))?;
-        self.scheduler.notify_servers(servers).await.map_err(|error| rejected(&error))?;
+        self.scheduler.notify_servers(servers, first_sync).await.map_err(|error| rejected(&error))?;
         Ok(Response::new(wire::ServerNotifyResponse {}))
     }
 
@@ -191,10 +192,18 @@ impl Service for Control {
         &self,
         request: Request<wire::ExperimentStatusRequest>,
     ) -> Result<Response<Self::ExperimentStatusStream>, Status> {
-        match request.into_inner().name {
-            Some(name) => Err(unknown("experiment", &name)),
-            None => Ok(finite(Vec::new())),
-        }
+        let wanted = request.into_inner().name;
+        let missing = wanted.clone();
+        let statuses = self.scheduler.read(move |machine| {
+            let status = |name: &ExperimentName| machine.experiment_status(name);
+            match wanted {
+                Some(name) => ExperimentName::parse(&name).ok().and_then(|name| status(&name)).map(|s| vec![s]),
+                None => Some(machine.experiments().filter_map(|known| status(&known.definition.name)).collect()),
+            }
+        });
+        let statuses: Option<Vec<_>> = statuses.await.map_err(|error| rejected(&error))?;
+        let statuses = statuses.ok_or_else(|| unknown("experiment", missing.as_deref().unwrap_or_default()))?;
+        Ok(finite(statuses.iter().map(convert::experiment::status).collect()))
     }
 
     async fn subscribe_pipeline_status(
@@ -208,7 +217,8 @@ impl Service for Control {
         &self,
         _: Request<wire::ExperimentSubscriptionRequest>,
     ) -> Result<Response<Self::SubscribeExperimentStatusStream>, Status> {
-        Ok(self.silent(Vec::new()))
+        let subscription = self.scheduler.subscribe_experiments().await.map_err(|error| rejected(&error))?;
+        Ok(self.endless(subscription))
     }
 
     async fn load_pipeline(
@@ -227,16 +237,22 @@ impl Service for Control {
 
     async fn start_experiment(
         &self,
-        _: Request<wire::StartExperimentRequest>,
+        request: Request<wire::StartExperimentRequest>,
     ) -> Result<Response<wire::StartExperimentResponse>, Status> {
-        Err(later("experiments"))
+        let definition = convert::experiment::definition(request.into_inner().experiment.unwrap_or_default());
+        let definition = definition.map_err(|error| invalid(&error))?;
+        self.scheduler.start_experiment(definition).await.map_err(|error| rejected(&error))?;
+        Ok(Response::new(wire::StartExperimentResponse {}))
     }
 
     async fn stop_experiment(
         &self,
-        _: Request<wire::StopExperimentRequest>,
+        request: Request<wire::StopExperimentRequest>,
     ) -> Result<Response<wire::StopExperimentResponse>, Status> {
-        Err(later("experiments"))
+        let name = request.into_inner().name;
+        let name = ExperimentName::parse(&name).map_err(|error| invalid(&convert::Invalid::one("name", error)))?;
+        self.scheduler.stop_experiment(name).await.map_err(|error| rejected(&error))?;
+        Ok(Response::new(wire::StopExperimentResponse {}))
     }
 
     async fn pipeline_status_event(

@@ -15,10 +15,16 @@ use crate::driver::Rejected;
 pub(crate) fn rejected(rejected: &Rejected) -> Status {
     let text = rejected.to_string();
     match rejected {
-        Rejected::Refused(Refusal::UnknownModel(_) | Refusal::UnknownServer(_) | Refusal::StillTerminating(_, _)) => {
-            Status::failed_precondition(text)
-        }
         Rejected::Refused(Refusal::StaleReport { .. }) => Status::internal(text),
+        Rejected::Refused(
+            Refusal::UnknownModel(_)
+            | Refusal::UnknownServer(_)
+            | Refusal::UnknownExperiment(_)
+            | Refusal::StoppedExperiment(_)
+            | Refusal::BadExperiment(_)
+            | Refusal::DefaultTaken { .. }
+            | Refusal::StillTerminating(_, _),
+        ) => Status::failed_precondition(text),
         Rejected::NoSpace { .. } => Status::resource_exhausted(text),
         Rejected::Stopping => Status::unavailable(text),
     }

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use heed::types::{Bytes, Str};
 use heed::{Database, Env, EnvOpenOptions};
 use prost::Message;
-use scheduler_core::{Model, Record, Server};
+use scheduler_core::{Kept, Record};
 
 pub use record::BadRecord;
 
@@ -42,6 +42,7 @@ pub struct Store {
     env: Env,
     models: Database<Str, Bytes>,
     servers: Database<Str, Bytes>,
+    experiments: Database<Str, Bytes>,
     folder: PathBuf,
     map_bytes: u64,
     /// Held for as long as the store is open.
@@ -59,6 +60,7 @@ pub struct Pending {
 enum Table {
     Models,
     Servers,
+    Experiments,
 }
 
 /// Why a store cannot be opened.
@@ -140,7 +142,7 @@ impl Store {
         let page = rustix_page_size();
         let size = usize::try_from(map_bytes.next_multiple_of(page)).unwrap_or(usize::MAX / 2);
         let mut options = EnvOpenOptions::new();
-        options.map_size(size).max_dbs(3);
+        options.map_size(size).max_dbs(4);
         // SAFETY: LMDB maps the file into memory, so nobody else may change it meanwhile. The lock file taken above
         // keeps every other process of ours out, and this process opens the folder once.
         #[expect(unsafe_code, reason = "LMDB cannot be opened without it; see the SAFETY note")]
@@ -158,15 +160,18 @@ impl Store {
         }
         let models = env.create_database(&mut writer, Some("models")).map_err(Err)?;
         let servers = env.create_database(&mut writer, Some("servers")).map_err(Err)?;
+        let experiments = env.create_database(&mut writer, Some("experiments")).map_err(Err)?;
         writer.commit().map_err(Err)?;
-        Ok(Self { env, models, servers, folder: folder.to_owned(), map_bytes: size as u64, _lock: lock })
+        Ok(Self { env, models, servers, experiments, folder: folder.to_owned(), map_bytes: size as u64, _lock: lock })
     }
 
     /// Everything that was committed.
-    pub fn load(&self) -> Result<(Vec<Model>, Vec<Server>), OpenError> {
-        let models = self.read("models", self.models, record::decode_model)?;
-        let servers = self.read("servers", self.servers, record::decode_server)?;
-        Ok((models, servers))
+    pub fn load(&self) -> Result<Kept, OpenError> {
+        Ok(Kept {
+            models: self.read("models", self.models, record::decode_model)?,
+            servers: self.read("servers", self.servers, record::decode_server)?,
+            experiments: self.read("experiments", self.experiments, record::decode_experiment)?,
+        })
     }
 
     fn read<T>(
@@ -201,6 +206,7 @@ impl Store {
             let table = match table {
                 Table::Models => self.models,
                 Table::Servers => self.servers,
+                Table::Experiments => self.experiments,
             };
             match bytes {
                 Some(bytes) => table.put(&mut writer, &key, &bytes)?,
@@ -247,6 +253,12 @@ impl Pending {
             Record::Server(server) => {
                 (Table::Servers, server.name.as_str(), Some(record::encode_server(server).encode_to_vec()))
             }
+            Record::Experiment(experiment) => (
+                Table::Experiments,
+                experiment.definition.name.as_str(),
+                Some(record::encode_experiment(experiment).encode_to_vec()),
+            ),
+            Record::NoExperiment(name) => (Table::Experiments, name.as_str(), None),
         };
         let size = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
         self.bytes += size(&bytes);
@@ -281,7 +293,7 @@ mod tests {
     use domain::{
         Bytes, Clock, Lifecycle, ModelName, ReplicaConfig, ReplicaIndex, ServerBounds, ServerName, Time, VersionNumber,
     };
-    use scheduler_core::{Assignment, Link, Model, Record, Replica, Server, Version};
+    use scheduler_core::{Assignment, Experiment, Kept, Link, Model, Record, Replica, Server, Version};
 
     use prost::Message;
 
@@ -299,6 +311,7 @@ mod tests {
         version.server = ServerName::parse("onnx").ok();
         version.was_available = true;
         version.shortfall = "1 of 2 replicas".into();
+        version.short_of_memory = true;
         version.runtime = Some(domain::RuntimeInfo::MlServer { workers: 2 });
         let assignment = Assignment {
             lifecycle: Lifecycle::UnloadEnvoyRequested,
@@ -314,6 +327,22 @@ mod tests {
             terminated_at: Some(Time(11)),
             clock: Clock(10),
             versions: BTreeMap::from([(VersionNumber(4), version)]),
+        }
+    }
+
+    fn experiment() -> Experiment {
+        let wire = messages::scheduler::Experiment {
+            name: "split".into(),
+            default: Some("a".into()),
+            candidates: vec![messages::scheduler::ExperimentCandidate { name: "a".into(), weight: 1 }],
+            mirror: Some(messages::scheduler::ExperimentMirror { name: "b".into(), percent: 20 }),
+            ..Default::default()
+        };
+        Experiment {
+            definition: api::convert::experiment::definition(wire).expect("valid"),
+            stopped_at: Some(Time(3)),
+            lingering: BTreeSet::from([ModelName::parse("c").expect("a name")]),
+            former_defaults: BTreeSet::from([ModelName::parse("d").expect("a name")]),
         }
     }
 
@@ -346,12 +375,14 @@ mod tests {
             Record::Server(Box::new(server())),
             Record::Model(Box::new(model("iris"))),
             Record::NoModel(ModelName::parse("gone").expect("a name")),
+            Record::Experiment(Box::new(experiment())),
         ];
         let store = Store::open(dir.path(), MAP).expect("opened");
         store.commit(&mut records.iter().collect()).expect("committed");
         drop(store);
         let store = Store::open(dir.path(), MAP).expect("opened again");
-        assert_eq!(store.load().expect("readable"), (vec![model("iris")], vec![server()]));
+        let kept = Kept { models: vec![model("iris")], servers: vec![server()], experiments: vec![experiment()] };
+        assert_eq!(store.load().expect("readable"), kept);
     }
 
     /// A record that was written once must be readable for ever. `UPDATE=1` writes the golden bytes anew, which is
@@ -419,6 +450,6 @@ mod tests {
         }
         let record = Record::Model(Box::new(model("one-more")));
         store.commit(&mut [record].iter().collect()).expect("the reserve is there for what runs");
-        assert_eq!(store.load().expect("readable").0.len(), written + 1);
+        assert_eq!(store.load().expect("readable").models.len(), written + 1);
     }
 }

@@ -1,4 +1,4 @@
-//! Records of `switchyard.store.v1` to the machine's models and servers and back.
+//! Records of `switchyard.store.v1` to the machine's models, servers and experiments and back.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use domain::{Bytes, Clock, ModelName, ReplicaConfig, ReplicaIndex, ServerBounds,
 use messages::scheduler::model_replica_status::ModelReplicaState;
 use messages::store as wire;
 use prost::Message;
-use scheduler_core::{Assignment, Link, Model, Replica, Server, Version};
+use scheduler_core::{Assignment, Experiment, Link, Model, Replica, Server, Version};
 
 /// Why a record cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +20,9 @@ pub enum BadRecord {
     /// A definition is not valid.
     #[error("read the definition of version {0}")]
     Definition(u32, #[source] api::convert::Invalid),
+    /// A definition is not valid.
+    #[error("read its definition")]
+    Experiment(#[source] api::convert::Invalid),
     /// It has no version.
     #[error("model without versions")]
     NoVersion,
@@ -116,6 +119,7 @@ fn decode_version(record: wire::ModelVersion) -> Result<(VersionNumber, Version)
         server,
         assignments: assignments.collect::<Result<_, BadRecord>>()?,
         was_available: record.was_available,
+        short_of_memory: !record.shortfall.is_empty(),
         shortfall: record.shortfall,
         edited_at: Time(record.edited_at_ms),
     };
@@ -177,5 +181,26 @@ pub(super) fn decode_server(bytes: &[u8]) -> Result<Server, BadRecord> {
         shared: record.shared,
         bounds,
         replicas: replicas.collect::<Result<_, BadRecord>>()?,
+    })
+}
+
+pub(super) fn encode_experiment(experiment: &Experiment) -> wire::Experiment {
+    wire::Experiment {
+        definition: Some(api::convert::experiment::wire(&experiment.definition)),
+        stopped_at_ms: experiment.stopped_at.map(|at| at.0),
+        lingering: experiment.lingering.iter().map(ToString::to_string).collect(),
+        former_defaults: experiment.former_defaults.iter().map(ToString::to_string).collect(),
+    }
+}
+
+pub(super) fn decode_experiment(bytes: &[u8]) -> Result<Experiment, BadRecord> {
+    let record = wire::Experiment::decode(bytes).map_err(BadRecord::Undecodable)?;
+    let definition = api::convert::experiment::definition(record.definition.unwrap_or_default());
+    let names = |names: &[String]| names.iter().map(|name| ModelName::parse(name)).collect::<Result<_, _>>();
+    Ok(Experiment {
+        definition: definition.map_err(BadRecord::Experiment)?,
+        stopped_at: record.stopped_at_ms.map(Time),
+        lingering: names(&record.lingering).map_err(BadRecord::Name)?,
+        former_defaults: names(&record.former_defaults).map_err(BadRecord::Name)?,
     })
 }

@@ -141,7 +141,7 @@ async fn failed_new_version_leaves_the_old_one_routed() {
     world.load(&Draft::of("iris").uri("/models/bad")).await.unwrap();
     agent.fail(&agent.told("load iris 2").await, Event::LoadFailed, "bad file").await.unwrap();
     let status = world.until_state("iris", 2, ModelState::ModelFailed).await;
-    assert_eq!(reason_of(&status), "bad file");
+    assert_eq!(reason_of(&status), "bad file; version 1 goes on answering");
     world.load(&Draft::of("sentinel")).await.unwrap();
     agent.answer(&agent.told("load sentinel 1").await, Event::Loaded).await.unwrap();
     let seen = envoy.until_shares("sentinel", &[("sentinel_1", 100)]).await;

@@ -154,14 +154,12 @@ async fn control_plane_asks_for_everything_at_once() {
 }
 
 #[tokio::test]
-async fn pipelines_and_experiments_are_unimplemented_and_their_lists_empty() {
+async fn pipelines_are_unimplemented_and_their_list_is_empty() {
     let world = World::start().await;
     let control = || world.control.clone();
-    let calls: [Result<(), Status>; 6] = [
+    let calls: [Result<(), Status>; 4] = [
         control().load_pipeline(wire::LoadPipelineRequest::default()).await.map(|_| ()),
         control().unload_pipeline(wire::UnloadPipelineRequest::default()).await.map(|_| ()),
-        control().start_experiment(wire::StartExperimentRequest::default()).await.map(|_| ()),
-        control().stop_experiment(wire::StopExperimentRequest::default()).await.map(|_| ()),
         control().pipeline_status_event(chainer::PipelineUpdateStatusMessage::default()).await.map(|_| ()),
         control().model_status_event(wire::ModelUpdateStatusMessage::default()).await.map(|_| ()),
     ];
@@ -171,8 +169,6 @@ async fn pipelines_and_experiments_are_unimplemented_and_their_lists_empty() {
     }
     let mut pipelines = control().pipeline_status(wire::PipelineStatusRequest::default()).await.unwrap().into_inner();
     assert_eq!(pipelines.message().await.unwrap(), None);
-    let experiments = control().experiment_status(wire::ExperimentStatusRequest::default()).await;
-    assert_eq!(experiments.unwrap().into_inner().message().await.unwrap(), None);
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Wire types to domain types and back. The way in names every field that is wrong; the way out cannot fail.
 
 pub mod agent;
+pub mod experiment;
 pub mod model;
 pub mod server;
 pub mod status;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use domain::{Lifecycle, ModelName, ModelState, ModelVersionStatus, ServerStatus, Time};
+use domain::{KubernetesMeta, Lifecycle, ModelName, ModelState, ModelVersionStatus, ServerName, ServerStatus, Time};
 use messages::scheduler as wire;
 use prost_types::Timestamp;
 
@@ -78,6 +78,18 @@ pub fn server(status: &ServerStatus) -> wire::ServerStatusResponse {
         min_replicas: status.bounds.as_ref().map(|bounds| bounds.min),
         max_replicas: status.bounds.as_ref().map(|bounds| bounds.max),
         r#type: wire::server_status_response::Type::StatusUpdate.into(),
+    }
+}
+
+/// A wish about the size of a server, for its owner.
+#[must_use]
+pub fn scaling(server: &ServerName, replicas: u32, kubernetes: Option<&KubernetesMeta>) -> wire::ServerStatusResponse {
+    wire::ServerStatusResponse {
+        server_name: server.to_string(),
+        expected_replicas: i32::try_from(replicas).unwrap_or(i32::MAX),
+        kubernetes_meta: kubernetes.map(model::kubernetes_wire),
+        r#type: wire::server_status_response::Type::ScalingRequest.into(),
+        ..wire::ServerStatusResponse::default()
     }
 }
 

@@ -94,3 +94,17 @@ pub struct Replica {
     #[prost(bool, tag = "9")]
     pub draining: bool,
 }
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Experiment {
+    #[prost(message, optional, tag = "1")]
+    pub definition: ::core::option::Option<crate::scheduler::Experiment>,
+    /// When it was stopped; absent while it runs. The record stays while it is listed.
+    #[prost(uint64, optional, tag = "2")]
+    pub stopped_at_ms: ::core::option::Option<u64>,
+    /// Models that an Envoy may still lead its names to although it has no share for them any more.
+    #[prost(string, repeated, tag = "3")]
+    pub lingering: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Models whose plain names an Envoy may still split although they are no longer its default.
+    #[prost(string, repeated, tag = "4")]
+    pub former_defaults: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
