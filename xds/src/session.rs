@@ -178,7 +178,8 @@ impl Session {
         if !lane.interest.wants(&key.name, visibility) {
             return Standing::Foreign;
         }
-        let revision = entry.map_or(Revision::ZERO, |entry| entry.revision);
+        // A removal is forgotten when every cursor has passed it, which says nothing about its acknowledgement.
+        let revision = entry.map_or(lane.cursor, |entry| entry.revision);
         if revision > lane.cursor || lane.is_outstanding(&key.name) {
             return Standing::Outstanding;
         }

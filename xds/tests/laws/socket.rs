@@ -17,7 +17,7 @@ use crate::peer::resource;
 const DEADLINE: Duration = Duration::from_secs(10);
 
 async fn serve(drain_grace: Duration) -> (Ads, mpsc::Receiver<Feedback>, SocketAddr) {
-    let (ads, feedback) = Ads::new(Config { lag_after: DEADLINE, drain_grace, tailor: None });
+    let (ads, feedback) = Ads::new(Config { lag_after: 2 * DEADLINE, drain_grace, tailor: None });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let server = Server::builder().add_service(ads.service()).serve_with_incoming(TcpListenerStream::new(listener));
@@ -73,6 +73,32 @@ async fn until(ads: &Ads, what: &str, is: impl Fn(&[StreamStatus]) -> bool) -> V
         assert!(began.elapsed() < DEADLINE, "not in time: {what}; {streams:?}");
         tokio::task::yield_now().await;
     }
+}
+
+/// The table forgets a removal when every stream was sent it; its acknowledgement still counts.
+#[tokio::test]
+async fn removal_is_released_by_its_acknowledgement_whatever_was_published_meanwhile() {
+    let (ads, mut feedback, address) = serve(Duration::ZERO).await;
+    let scope = Key::new(Kind::ScopedRoute, "iris");
+    ads.publish(vec![Change::Put(resource(Kind::ScopedRoute, "iris", "1"))], vec![]).unwrap();
+    let (requests, outgoing) = mpsc::channel(8);
+    requests.send(DeltaDiscoveryRequest { node: node("envoy-0"), ..delta(Kind::ScopedRoute, "") }).await.unwrap();
+    let mut client = client(address).await;
+    let mut responses = client.delta_aggregated_resources(ReceiverStream::new(outgoing)).await.unwrap().into_inner();
+    ads.open(false);
+    let first = responses.message().await.unwrap().unwrap();
+    requests.send(delta(Kind::ScopedRoute, &first.nonce)).await.unwrap();
+    until(&ads, "synced", |streams| streams.iter().any(|stream| stream.synced)).await;
+
+    let revision = ads.publish(vec![Change::Remove(scope.clone())], vec![scope.clone()]).unwrap();
+    let removal = responses.message().await.unwrap().unwrap();
+    assert_eq!(removal.removed_resources, ["iris"]);
+    let passed = |stream: &StreamStatus| stream.kinds.iter().all(|status| status.cursor >= revision);
+    until(&ads, "the removal was sent", |streams| streams.iter().all(passed)).await;
+    ads.publish(vec![Change::Put(resource(Kind::ScopedRoute, "other", "1"))], vec![]).unwrap();
+    requests.send(delta(Kind::ScopedRoute, &removal.nonce)).await.unwrap();
+    assert_eq!(told(&mut feedback).await, Feedback::Applied { key: scope.clone(), revision });
+    assert_eq!(told(&mut feedback).await, Feedback::Released { key: scope, revision });
 }
 
 #[tokio::test]
