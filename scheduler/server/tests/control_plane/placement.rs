@@ -1,5 +1,6 @@
-//! Where models are placed and what is said when they are not (rows 25 to 31, 35 to 37, 40).
+//! Where models are placed and what is said when they are not (rows 25 to 33, 35 to 41).
 
+use messages::agent::model_event_message::Event;
 use messages::scheduler as wire;
 use messages::scheduler::model_replica_status::ModelReplicaState as Replica;
 use messages::scheduler::model_status::ModelState;
@@ -158,4 +159,106 @@ async fn refused_place_is_tried_again_when_an_agent_comes() {
     let _unable = Identity::of("other", 0).offers(&["sklearn"]).subscribe(&world).await;
     let _able = Identity::of("onnx", 0).subscribe(&world).await;
     assert_eq!(world.until_state("iris", 1, ModelState::ModelAvailable).await.server_name, "onnx");
+}
+
+#[tokio::test]
+async fn draining_replica_gets_no_new_model() {
+    let world = World::start().await;
+    let leaving = Identity::of("onnx", 0).memory(1_000).subscribe(&world).await;
+    let _other = Identity::of("onnx", 1).subscribe(&world).await;
+    assert!(leaving.drain().await.unwrap());
+    world.load(&Draft::of("iris")).await.unwrap();
+    let status = world.until_state("iris", 1, ModelState::ModelAvailable).await;
+    assert_eq!(replicas(&status), [(1, Replica::Available)]);
+    world.load(&Draft::of("both").replicas(2)).await.unwrap();
+    let status = world.until_state("both", 1, ModelState::ScheduleFailed).await;
+    assert!(reason_of(&status).starts_with("1 of 2 replicas"), "{status:?}");
+    assert_eq!(leaving.commands(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn server_of_which_nobody_said_how_many_takes_models_and_one_scaled_to_zero_does_not() {
+    let world = World::start().await;
+    let _agent = Identity::of("onnx", 0).subscribe(&world).await;
+    assert_eq!(world.server_statuses(Some("onnx")).await.unwrap()[0].expected_replicas, -1);
+    world.load(&Draft::of("iris")).await.unwrap();
+    world.until_state("iris", 1, ModelState::ModelAvailable).await;
+    let server = wire::ServerNotify { name: "onnx".into(), ..wire::ServerNotify::default() };
+    let request = wire::ServerNotifyRequest { servers: vec![server], is_first_sync: false };
+    world.control.clone().server_notify(request).await.unwrap();
+    world.load(&Draft::of("later")).await.unwrap();
+    let status = world.until_state("later", 1, ModelState::ScheduleFailed).await;
+    assert!(reason_of(&status).contains("scaled to 0"), "{status:?}");
+}
+
+#[tokio::test]
+async fn server_that_hosts_the_model_is_preferred_over_an_emptier_one() {
+    let world = World::start().await;
+    let _host = Identity::of("host", 0).memory(20).subscribe(&world).await;
+    world.load(&Draft::of("iris")).await.unwrap();
+    world.until_state("iris", 1, ModelState::ModelAvailable).await;
+    let _second = Identity::of("host", 1).memory(20).subscribe(&world).await;
+    let _emptier =
+        (Identity::of("a", 0).memory(1_000).subscribe(&world).await, Identity::of("a", 1).subscribe(&world).await);
+    world.load(&Draft::of("iris").replicas(2)).await.unwrap();
+    let is_done = |status: &wire::ModelVersionStatus| replicas(status).len() == 2;
+    let status = world.until_model("iris", "two replicas", is_done).await;
+    assert_eq!((status.version, status.server_name.as_str()), (1, "host"));
+}
+
+#[tokio::test]
+async fn move_to_another_server_is_a_new_version_and_the_old_place_serves_until_then() {
+    let world = World::start().await;
+    let old = Identity::of("old", 0).subscribe(&world).await;
+    let envoy = crate::envoy::Envoy::start(&world, "first").await;
+    world.load(&Draft::of("iris")).await.unwrap();
+    world.until_state("iris", 1, ModelState::ModelAvailable).await;
+    let new = Identity::of("new", 0).scripted().subscribe(&world).await;
+    let server = wire::ServerNotify { name: "old".into(), ..wire::ServerNotify::default() };
+    let request = wire::ServerNotifyRequest { servers: vec![server], is_first_sync: false };
+    world.control.clone().server_notify(request).await.unwrap();
+    let load = new.told("load iris 2").await;
+    let status = world.until_state("iris", 2, ModelState::ModelProgressing).await;
+    assert_eq!(status.server_name, "new");
+    assert!(reason_of(&status).contains("version 1 goes on answering"), "{status:?}");
+    assert_eq!(envoy.now().shares("iris"), Some(vec![("iris_1".to_owned(), 100)]));
+    assert_eq!(old.commands(), ["load iris 1"]);
+    new.answer(&load, Event::Loaded).await.unwrap();
+    world.until_state("iris", 2, ModelState::ModelAvailable).await;
+    envoy.until_shares("iris", &[("iris_2", 100)]).await;
+    old.told("unload iris 1").await;
+}
+
+#[tokio::test]
+async fn what_failed_is_tried_again_when_an_agent_goes() {
+    let world = World::start_with(std::sync::Arc::new(tempfile::tempdir().unwrap()), |config| {
+        config.decisions.agent_grace_ms = 0;
+    })
+    .await;
+    let stays = Identity::of("onnx", 0).scripted().subscribe(&world).await;
+    let goes = Identity::of("other", 0).offers(&["sklearn"]).subscribe(&world).await;
+    world.load(&Draft::of("iris")).await.unwrap();
+    stays.fail(&stays.told("load iris 1").await, Event::LoadFailed, "no network").await.unwrap();
+    world.until_state("iris", 1, ModelState::ModelFailed).await;
+    drop(goes.disconnect());
+    let again = |seen: &crate::agent::Seen| seen.commands.len() == 2;
+    let seen = stays.until("told twice", again).await;
+    stays.answer(&seen.commands[1], Event::Loaded).await.unwrap();
+    world.until_state("iris", 1, ModelState::ModelAvailable).await;
+}
+
+#[tokio::test]
+async fn replica_with_more_reserved_than_free_comes_last() {
+    let world = World::start().await;
+    let crowded = Identity::of("onnx", 0).memory(100).scripted().subscribe(&world).await;
+    world.load(&Draft::of("arriving").memory(90)).await.unwrap();
+    crowded.told("load arriving 1").await;
+    world.load(&Draft::of("small").memory(5)).await.unwrap();
+    let load = crowded.told("load small 1").await;
+    // Its agent says that less is free than what is still reserved there.
+    crowded.loaded_with(&load, workers(1), 10).await.unwrap();
+    let _roomy = Identity::of("onnx", 1).memory(20).subscribe(&world).await;
+    world.load(&Draft::of("next").memory(0)).await.unwrap();
+    let status = world.until_state("next", 1, ModelState::ModelAvailable).await;
+    assert_eq!(replicas(&status), [(1, Replica::Available)]);
 }

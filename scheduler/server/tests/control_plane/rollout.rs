@@ -158,3 +158,26 @@ async fn failed_new_version_leaves_the_old_one_routed() {
     agent.answer(&agent.told("unload iris 1").await, Event::Unloaded).await.unwrap();
     world.until_only("iris", 3).await;
 }
+
+#[tokio::test]
+async fn losing_a_replica_of_the_old_version_leaves_its_others_routed_while_the_new_one_loads() {
+    let world = World::start().await;
+    let goes = Identity::of("onnx", 0).subscribe(&world).await;
+    let stays = Identity::of("onnx", 1).memory(1_000).subscribe(&world).await;
+    let envoy = Envoy::start(&world, "first").await;
+    world.load(&Draft::of("iris").replicas(2)).await.unwrap();
+    world.until_state("iris", 1, ModelState::ModelAvailable).await;
+    let stays = stays.disconnect().scripted().subscribe(&world).await;
+    world.load(&Draft::of("iris").uri(OTHER)).await.unwrap();
+    let load = stays.told("load iris 2").await;
+    drop(goes.disconnect());
+    // Sentinel: a route that was decided after the loss.
+    world.load(&Draft::of("sentinel")).await.unwrap();
+    stays.answer(&stays.told("load sentinel 1").await, Event::Loaded).await.unwrap();
+    let seen = envoy.until_shares("sentinel", &[("sentinel_1", 100)]).await;
+    assert_eq!(seen.shares("iris"), Some(vec![("iris_1".to_owned(), 100)]));
+    let kept = world.versions("iris").await;
+    assert_eq!(crate::world::replica(&kept[0], 1), Some(Replica::Available));
+    stays.answer(&load, Event::Loaded).await.unwrap();
+    envoy.until_shares("iris", &[("iris_2", 100)]).await;
+}
