@@ -548,3 +548,14 @@ fn memory_that_a_failed_load_gives_back_feeds_a_waiting_model() {
     world.run();
     assert_eq!(world.state("c"), ModelState::Available);
 }
+
+#[test]
+fn draining_replicas_are_not_counted_in_a_servers_status() {
+    let mut world = World::with_replicas(2);
+    world.apply(definition("iris", 2)).expect("accepted");
+    world.run();
+    world.drain("onnx/1");
+    let status = world.machine.server_status(&world::server_name("onnx")).expect("known");
+    assert_eq!((status.available, status.replicas.len()), (1, 1));
+    assert!(status.replicas.contains_key(&domain::ReplicaIndex(0)), "{status:?}");
+}
