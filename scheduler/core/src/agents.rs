@@ -1,6 +1,7 @@
 //! Agents that come, go, are missed and leave in good order.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 
 use domain::{
     Bytes, Clock, Input, Lifecycle, ModelName, ModelVersionId, ReplicaConfig, ReplicaId, ReplicaIndex, Ticket, Time,
@@ -87,13 +88,15 @@ impl Machine {
 
     /// Lets a replica that came back empty be healthy once no Envoy can send it requests for what it does not hold:
     /// each missing version is loaded again, or every Envoy has let go of the routes that led there.
-    pub(crate) fn advance_catching_up(&mut self, out: &mut Vec<Effect>) {
+    pub(crate) fn advance_catching_up(&mut self, touched: &BTreeSet<ModelName>, out: &mut Vec<Effect>) {
         let mut waiting = std::mem::take(&mut self.missing);
         waiting.retain(|id, versions| {
-            versions.retain(|version| {
-                let mut published = self.table.reaching(&version.model);
-                published.any(|(_, p)| !p.is_released()) && !self.is_loaded(version, id)
-            });
+            for model in touched {
+                let mine: Vec<ModelVersionId> = versions.range(versions_of(model)).cloned().collect();
+                for version in mine.iter().filter(|version| !self.is_missed(version, id)) {
+                    versions.remove(version);
+                }
+            }
             if versions.is_empty() {
                 let server = self.servers.get_mut(&id.server);
                 if let Some(replica) = server.and_then(|server| server.replicas.get_mut(&id.index)) {
@@ -104,6 +107,12 @@ impl Machine {
             !versions.is_empty()
         });
         self.missing = waiting;
+    }
+
+    /// An Envoy may send requests for the version to the replica, which does not hold it.
+    fn is_missed(&self, version: &ModelVersionId, id: &ReplicaId) -> bool {
+        let mut published = self.table.reaching(&version.model);
+        published.any(|(_, published)| !published.is_released()) && !self.is_loaded(version, id)
     }
 
     /// An agent's stream ended: no new requests at once, other places after a grace period.
@@ -185,7 +194,7 @@ impl Machine {
         };
         let is_new = !replica.draining;
         replica.draining = true;
-        self.drains.entry(id.clone()).or_default().push(ticket);
+        self.drains.entry(id.clone()).or_default().tickets.push(ticket);
         if is_new {
             out.push(Effect::Wake(now.after(self.settings.drain_limit_ms), Timer::DrainLimit(id.clone())));
             self.write_server(&id.server, out);
@@ -201,24 +210,41 @@ impl Machine {
         }
     }
 
-    /// Tells those who wait for a drain when nothing is left that could still move.
-    pub(crate) fn advance_drains(&mut self, out: &mut Vec<Effect>) {
-        let waiting: Vec<ReplicaId> = self.drains.keys().cloned().collect();
-        for id in waiting {
-            let residents = self.residents.get(&id).map(|residents| &residents.versions);
-            let mut models = residents.into_iter().flatten().filter_map(|version| self.models.get(&version.model));
-            if !models.any(|model| moves(model, &id)) {
-                self.finish_drain(&id, out);
+    /// Tells those who wait for a drain when nothing is left that could still move. Looks at what was touched, and once
+    /// at everything on a replica.
+    pub(crate) fn advance_drains(&mut self, touched: &BTreeSet<ModelName>, out: &mut Vec<Effect>) {
+        let mut drains = std::mem::take(&mut self.drains);
+        for (id, drain) in &mut drains {
+            let all = (!drain.is_begun).then(|| self.models_on(id));
+            drain.is_begun = true;
+            for name in all.as_ref().unwrap_or(touched) {
+                if self.models.get(name).is_some_and(|model| moves(model, id)) {
+                    drain.moving.insert(name.clone());
+                } else {
+                    drain.moving.remove(name);
+                }
             }
+        }
+        let over: Vec<ReplicaId> =
+            drains.iter().filter(|(_, drain)| drain.moving.is_empty()).map(|(id, _)| id.clone()).collect();
+        self.drains = drains;
+        for id in over {
+            self.finish_drain(&id, out);
         }
     }
 
     /// Tells those who wait for a drain that it is over.
     pub(crate) fn finish_drain(&mut self, id: &ReplicaId, out: &mut Vec<Effect>) {
-        for ticket in self.drains.remove(id).unwrap_or_default() {
+        for ticket in self.drains.remove(id).unwrap_or_default().tickets {
             out.push(Effect::Reply(ticket, Ok(())));
         }
     }
+}
+
+/// Every version that the model can have.
+fn versions_of(model: &ModelName) -> RangeInclusive<ModelVersionId> {
+    let version = |number| ModelVersionId { model: model.clone(), number: VersionNumber(number) };
+    version(0)..=version(u32::MAX)
 }
 
 /// Whether something of the model on the draining replica can still move away.

@@ -42,9 +42,11 @@ pub struct Machine {
     /// How many models on a server want so many replicas, by their number.
     pub(crate) wishes: BTreeMap<ServerName, BTreeMap<u32, u32>>,
     /// Who waits for a replica to be empty.
-    pub(crate) drains: BTreeMap<ReplicaId, Vec<Ticket>>,
+    pub(crate) drains: BTreeMap<ReplicaId, Drain>,
     /// Versions that an agent came back without while Envoys may still send requests for them to it.
     pub(crate) missing: BTreeMap<ReplicaId, BTreeSet<ModelVersionId>>,
+    /// Models that were settled since the last look at drains and missing versions, while there are any.
+    pub(crate) touched: BTreeSet<ModelName>,
     /// Replicas that are gone and still hold something.
     pub(crate) gone: BTreeSet<ReplicaId>,
     /// What may let hungry models get more; looked at before an event is done with.
@@ -58,6 +60,17 @@ pub struct Machine {
     pub(crate) sync: Sync,
     /// The last status told, by experiment.
     pub(crate) told_experiments: BTreeMap<ExperimentName, domain::ExperimentStatus>,
+}
+
+/// A replica that is being emptied.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Drain {
+    /// Who waits.
+    pub(crate) tickets: Vec<Ticket>,
+    /// Models on it that can still move away. Complete once [`Drain::is_begun`].
+    pub(crate) moving: BTreeSet<ModelName>,
+    /// Everything on it has been looked at.
+    pub(crate) is_begun: bool,
 }
 
 /// What a store kept.
@@ -192,8 +205,9 @@ impl Machine {
         }
         self.feed_hungry(now, out);
         self.forget_empty_replicas(out);
-        self.advance_drains(out);
-        self.advance_catching_up(out);
+        let touched = std::mem::take(&mut self.touched);
+        self.advance_drains(&touched, out);
+        self.advance_catching_up(&touched, out);
         self.advance_scaling(out);
     }
 
@@ -266,6 +280,9 @@ impl Machine {
             }
         }
         self.hunger.note(model);
+        if !self.drains.is_empty() || !self.missing.is_empty() {
+            self.touched.insert(name.clone());
+        }
         if let Some((server, wish)) = model.wish() {
             *self.wishes.entry(server.clone()).or_default().entry(wish).or_insert(0) += 1;
         }
