@@ -1,4 +1,5 @@
-//! Where the scheduler and Envoy are, and who said so: flag > file of the installation > environment > default.
+//! Where the scheduler and Envoy are, and who said so: flag > file of the installation > active configuration >
+//! environment > default. Called as `seldon` there is no file of an installation.
 
 use std::fmt;
 use std::io::{self, Read as _};
@@ -6,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use http::uri::Authority;
 use serde::Deserialize;
+
+use crate::config::{self, Active, Registry};
 
 /// The file that `switchyard up` writes into its folder.
 pub(crate) const ENDPOINTS_FILE: &str = "endpoints.json";
@@ -41,6 +44,27 @@ impl Target {
             Target::Inference => "127.0.0.1:9000",
         }
     }
+
+    /// The default of the compatible command line.
+    fn seldon_default(self) -> &'static str {
+        match self {
+            Target::Scheduler => "0.0.0.0:9004",
+            Target::Inference => "0.0.0.0:9000",
+        }
+    }
+
+    /// What a configuration says about it.
+    fn configured(self, active: Active) -> Result<String, config::Error> {
+        let Active { key, config } = active;
+        match self {
+            Target::Scheduler if !config.controlplane.key_path.is_empty() => {
+                Err(config::Error::Tls { key, field: "controlplane.keyPath" })
+            }
+            Target::Scheduler => Ok(config.controlplane.scheduler_host),
+            Target::Inference if config.dataplane.tls => Err(config::Error::Tls { key, field: "dataplane.tls" }),
+            Target::Inference => Ok(config.dataplane.infer_host),
+        }
+    }
 }
 
 impl fmt::Display for Target {
@@ -57,6 +81,7 @@ impl fmt::Display for Target {
 pub(crate) enum Origin {
     Flag(&'static str),
     File(PathBuf),
+    Config(String),
     Variable(&'static str),
     Default,
 }
@@ -66,6 +91,7 @@ impl fmt::Display for Origin {
         match self {
             Origin::Flag(flag) => write!(f, "from {flag}"),
             Origin::File(path) => write!(f, "from {}", path.display()),
+            Origin::Config(key) => write!(f, "from config {key}"),
             Origin::Variable(name) => write!(f, "from ${name}"),
             Origin::Default => f.write_str("the default"),
         }
@@ -97,12 +123,23 @@ pub(crate) enum Error {
         #[source]
         cause: io::Error,
     },
+    #[error(transparent)]
+    Config(#[from] config::Error),
     #[error("{} is not what `switchyard up` writes: remove it, or name the addresses with flags", .path.display())]
     BadFile {
         path: PathBuf,
         #[source]
         cause: serde_json::Error,
     },
+}
+
+/// Where addresses may be written down.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Place<'a> {
+    /// In the folder of an installation, before anywhere else.
+    Installation(&'a Path),
+    /// Where the compatible command line looks.
+    Seldon,
 }
 
 /// What `switchyard up` writes.
@@ -116,24 +153,40 @@ struct Endpoints {
 pub(crate) fn find(
     target: Target,
     flag: Option<&str>,
-    dir: &Path,
+    place: Place<'_>,
     variable: impl Fn(&str) -> Option<String>,
 ) -> Result<Address, Error> {
     if let Some(text) = flag {
         return parse(target, text, Origin::Flag(target.flag()));
     }
-    let path = dir.join(ENDPOINTS_FILE);
-    let endpoints = read(&path)?;
-    let written = match target {
-        Target::Scheduler => endpoints.scheduler,
-        Target::Inference => endpoints.inference,
+    let default = match place {
+        Place::Installation(dir) => {
+            let path = dir.join(ENDPOINTS_FILE);
+            let endpoints = read(&path)?;
+            let written = match target {
+                Target::Scheduler => endpoints.scheduler,
+                Target::Inference => endpoints.inference,
+            };
+            if let Some(text) = written {
+                return parse(target, &text, Origin::File(path));
+            }
+            target.default_address()
+        }
+        Place::Seldon => target.seldon_default(),
     };
-    if let Some(text) = written {
-        return parse(target, &text, Origin::File(path));
+    // Without a home folder nothing can be active.
+    if let Ok(folder) = config::folder(&variable)
+        && let Some(active) = Registry::open(&folder)?.active()?
+    {
+        let origin = Origin::Config(active.key.clone());
+        let text = target.configured(active)?;
+        if !text.is_empty() {
+            return parse(target, &text, origin);
+        }
     }
     match variable(target.variable()).filter(|text| !text.is_empty()) {
         Some(text) => parse(target, &text, Origin::Variable(target.variable())),
-        None => parse(target, target.default_address(), Origin::Default),
+        None => parse(target, default, Origin::Default),
     }
 }
 
@@ -170,7 +223,8 @@ fn parse(target: Target, text: &str, origin: Origin) -> Result<Address, Error> {
 
 #[cfg(test)]
 mod tests {
-    use super::{ENDPOINTS_FILE, Origin, Target, find};
+    use super::{ENDPOINTS_FILE, Origin, Place, Target, find};
+    use crate::config::Registry;
 
     #[test]
     fn flag_beats_file_beats_environment_beats_default() {
@@ -179,7 +233,7 @@ mod tests {
         let set = |name: &str| (name == "SELDON_SCHEDULE_HOST").then(|| "env:3".to_owned());
         let empty = |_: &str| Some(String::new());
         let check = |flag, variable: &dyn Fn(&str) -> Option<String>, expected: (&str, Origin)| {
-            let found = find(Target::Scheduler, flag, dir.path(), variable).expect("an address");
+            let found = find(Target::Scheduler, flag, Place::Installation(dir.path()), variable).expect("an address");
             assert_eq!((found.authority.as_str(), found.origin), expected);
         };
         check(None, &none, ("127.0.0.1:9004", Origin::Default));
@@ -194,14 +248,57 @@ mod tests {
     }
 
     #[test]
+    fn flag_beats_configuration_beats_environment_beats_default() {
+        let home = tempfile::tempdir().expect("a folder");
+        let home_text = home.path().display().to_string();
+        let set = |name: &str| match name {
+            "HOME" => Some(home_text.clone()),
+            "SELDON_SCHEDULE_HOST" | "SELDON_INFER_HOST" => Some("env:3".to_owned()),
+            _ => None,
+        };
+        let find = |target, flag| {
+            find(target, flag, Place::Seldon, set).map(|found| (found.authority.to_string(), found.origin))
+        };
+        let default = super::find(Target::Scheduler, None, Place::Seldon, |_| None).expect("an address");
+        assert_eq!((default.authority.as_str(), default.origin), ("0.0.0.0:9004", Origin::Default));
+        let default = super::find(Target::Inference, None, Place::Seldon, |_| None).expect("an address");
+        assert_eq!((default.authority.as_str(), default.origin), ("0.0.0.0:9000", Origin::Default));
+        let from_env = ("env:3".to_owned(), Origin::Variable("SELDON_SCHEDULE_HOST"));
+        assert_eq!(find(Target::Scheduler, None).expect("an address"), from_env);
+
+        let file = home.path().join("c.json");
+        let config = |text: &str| std::fs::write(&file, text).expect("write");
+        config(r#"{"controlplane":{"schedulerHost":"config:2","tls":true},"dataplane":{}}"#);
+        let mut registry = Registry::open(&home.path().join(".config/seldon/cli")).expect("a registry");
+        registry.add("c", &file).expect("added");
+        assert_eq!(find(Target::Scheduler, None).expect("an address"), from_env, "it is not active");
+        registry.activate("c").expect("activated");
+        let from_config = ("config:2".to_owned(), Origin::Config("c".to_owned()));
+        assert_eq!(find(Target::Scheduler, None).expect("an address"), from_config);
+        assert_eq!(find(Target::Inference, None).expect("an address").0, "env:3", "it says nothing about this one");
+        assert_eq!(find(Target::Scheduler, Some("flag:1")).expect("an address").0, "flag:1");
+
+        config(
+            r#"{"controlplane":{"schedulerHost":"config:2","keyPath":"k"},"dataplane":{"inferHost":"d:1","tls":true}}"#,
+        );
+        for (target, field) in [(Target::Scheduler, "controlplane.keyPath"), (Target::Inference, "dataplane.tls")] {
+            let error = find(target, None).expect_err("no TLS").to_string();
+            assert!(error.contains(field) && error.contains("TLS"), "{error}");
+        }
+    }
+
+    #[test]
     fn what_is_no_address_is_refused_with_its_origin() {
         let dir = tempfile::tempdir().expect("a folder");
         for text in ["", "localhost", "host:", "host:0", "host:99999", "https://host:1", "me@host:1", "a b:1", ":9"] {
-            let error = find(Target::Inference, Some(text), dir.path(), |_| None).expect_err(text).to_string();
+            let error = find(Target::Inference, Some(text), Place::Installation(dir.path()), |_| None)
+                .expect_err(text)
+                .to_string();
             assert!(error.contains("--inference-host") && error.contains("127.0.0.1:9000"), "{error}");
         }
         std::fs::write(dir.path().join(ENDPOINTS_FILE), "{").expect("write");
-        let error = find(Target::Inference, None, dir.path(), |_| None).expect_err("no JSON").to_string();
+        let error =
+            find(Target::Inference, None, Place::Installation(dir.path()), |_| None).expect_err("no JSON").to_string();
         assert!(error.contains(ENDPOINTS_FILE), "{error}");
     }
 }

@@ -5,6 +5,8 @@ pub(crate) mod scheduler;
 
 use std::time::Duration;
 
+use http::Uri;
+use http::uri::Authority;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::address::Address;
@@ -14,19 +16,41 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Largest answer that is read, and largest request that is sent: what Envoy lets through.
 pub(crate) const MAX_MESSAGE: usize = 64 << 20;
 
+/// How a peer is talked to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    Http,
+    Grpc,
+}
+
 /// Why a call has no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("cannot connect to {address}: start one with `switchyard up`, or name another with {flag}", flag = .address.target.flag())]
     Connect {
         address: Address,
+        protocol: Protocol,
         #[source]
         cause: Box<dyn std::error::Error + Send + Sync>,
     },
     #[error("{call}: {code:?}: {message}")]
     Refused { call: String, code: tonic::Code, message: String },
-    #[error("model {model} answered {code}: {text}")]
-    Http { model: String, code: http::StatusCode, text: String },
+    #[error("model {model} answered {code}: {}", .error.as_ref().unwrap_or(.body))]
+    Http {
+        model: String,
+        code: http::StatusCode,
+        /// What came, shortened.
+        body: String,
+        /// The text of the error object in it.
+        error: Option<String>,
+    },
+    #[error("the connection to {address} cannot be made with authority {authority:?} (--authority)")]
+    Authority {
+        address: Address,
+        authority: Authority,
+        #[source]
+        cause: http::Error,
+    },
     #[error("the answer of {address} cannot be read")]
     Answer {
         address: Address,
@@ -50,15 +74,30 @@ impl Error {
         match self {
             Error::Connect { .. } | Error::Answer { .. } | Error::Slow { .. } => true,
             Error::Refused { code, .. } => matches!(code, Cancelled | DeadlineExceeded | Unavailable | Unknown),
-            Error::Http { .. } => false,
+            Error::Http { .. } | Error::Authority { .. } => false,
         }
     }
 }
 
-/// A gRPC connection.
-async fn channel(address: &Address) -> Result<Channel, Error> {
-    let connect = |cause: tonic::transport::Error| Error::Connect { address: address.clone(), cause: cause.into() };
+/// A gRPC connection; `authority` is what calls on it are addressed to, when that is not the address.
+async fn channel(address: &Address, authority: Option<&Authority>) -> Result<Channel, Error> {
+    let connect = |cause: tonic::transport::Error| Error::Connect {
+        address: address.clone(),
+        protocol: Protocol::Grpc,
+        cause: cause.into(),
+    };
     let endpoint = Endpoint::from_shared(format!("http://{}", address.authority)).map_err(connect)?;
+    let endpoint = match authority {
+        Some(authority) => {
+            let origin = Uri::builder().scheme("http").authority(authority.clone()).path_and_query("/").build();
+            endpoint.origin(origin.map_err(|cause| Error::Authority {
+                address: address.clone(),
+                authority: authority.clone(),
+                cause,
+            })?)
+        }
+        None => endpoint,
+    };
     endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true).connect().await.map_err(connect)
 }
 

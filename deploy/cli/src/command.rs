@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::address::{self, Address, Target};
+use crate::address::{self, Address, Place, Target};
 use crate::{part, up, verb};
 
 /// Serves machine-learning models behind Envoy.
@@ -27,8 +27,27 @@ pub(crate) enum Verb {
     Up(Box<up::Flags>),
     /// Load, inspect and call models.
     Model(verb::model::Group),
+    /// Split traffic over models.
+    Experiment(verb::experiment::Group),
     /// Inspect and scale servers.
     Server(verb::server::Group),
+    /// Declare everything that a file has.
+    #[command(after_help = "Documents may be models, experiments and servers.
+
+Example:
+  switchyard load -f everything.yaml --wait")]
+    Load(verb::file::Load),
+    /// Remove everything that a file has.
+    #[command(after_help = "Experiments stop first, then models are unloaded; servers are asked to have no replicas.
+
+Example:
+  switchyard unload -f everything.yaml --wait")]
+    Unload(verb::file::Unload),
+    /// Show the state of everything that a file has.
+    #[command(after_help = "Example:\n  switchyard status -f everything.yaml --wait")]
+    Status(verb::file::Status),
+    /// Keep addresses under names, and choose one of them.
+    Config(verb::config::Group),
     /// Run a scheduler.
     Scheduler(part::scheduler::Flags),
     /// Run an agent beside an inference server.
@@ -70,10 +89,21 @@ pub(crate) struct Installation {
     pub(crate) dir: PathBuf,
 }
 
+/// Whether and how long a verb waits for what it asked for.
+#[derive(Debug, Args)]
+pub(crate) struct WaitFlags {
+    /// Return when it has happened
+    #[arg(short, long)]
+    pub(crate) wait: bool,
+    /// How long to wait
+    #[arg(short, long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(crate) timeout_secs: u64,
+}
+
 /// How to reach the scheduler.
 #[derive(Debug, Args)]
 pub(crate) struct SchedulerFlags {
-    /// Address of the scheduler [else: endpoints.json in --dir, $SELDON_SCHEDULE_HOST, 127.0.0.1:9004]
+    /// Address of the scheduler [else: endpoints.json in --dir, the active config, $SELDON_SCHEDULE_HOST, 127.0.0.1:9004]
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) scheduler_host: Option<String>,
 }
@@ -81,25 +111,35 @@ pub(crate) struct SchedulerFlags {
 /// How to reach the models.
 #[derive(Debug, Args)]
 pub(crate) struct InferenceFlags {
-    /// Address of Envoy [else: endpoints.json in --dir, $SELDON_INFER_HOST, 127.0.0.1:9000]
+    /// Address of Envoy [else: endpoints.json in --dir, the active config, $SELDON_INFER_HOST, 127.0.0.1:9000]
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) inference_host: Option<String>,
 }
 
 impl SchedulerFlags {
     pub(crate) fn address(&self, installation: &Installation) -> Result<Address, address::Error> {
-        address::find(Target::Scheduler, self.scheduler_host.as_deref(), &installation.dir, variable)
+        address::find(
+            Target::Scheduler,
+            self.scheduler_host.as_deref(),
+            Place::Installation(&installation.dir),
+            variable,
+        )
     }
 }
 
 impl InferenceFlags {
     pub(crate) fn address(&self, installation: &Installation) -> Result<Address, address::Error> {
-        address::find(Target::Inference, self.inference_host.as_deref(), &installation.dir, variable)
+        address::find(
+            Target::Inference,
+            self.inference_host.as_deref(),
+            Place::Installation(&installation.dir),
+            variable,
+        )
     }
 }
 
 /// The environment.
-fn variable(name: &str) -> Option<String> {
+pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 

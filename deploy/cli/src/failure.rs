@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::{address, client, manifest, output, part, up, verb, wait};
+use crate::{address, client, config, manifest, output, part, seldon, up, verb, wait};
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -10,6 +10,10 @@ pub(crate) enum Error {
     Address(#[from] address::Error),
     #[error(transparent)]
     Client(#[from] client::Error),
+    #[error(transparent)]
+    Config(#[from] config::Error),
+    #[error(transparent)]
+    Seldon(#[from] seldon::Error),
     #[error(transparent)]
     Manifest(#[from] manifest::Error),
     #[error(transparent)]

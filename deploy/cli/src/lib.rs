@@ -1,5 +1,6 @@
 //! The program `switchyard`: the user's verbs, and the parts that it runs. Decides nothing about models: it reads
-//! what is typed, calls a scheduler or Envoy, and says what they said.
+//! what is typed, calls a scheduler or Envoy, and says what they said. Called as `seldon` it is the compatible command
+//! line (see `seldon`): the same verbs with other flags, words and exit status.
 //!
 //! Invariants: results go to standard output, everything else to standard error; the exit status is 0 only when what
 //! was asked for has happened, 2 for a command line that cannot be understood, else 1.
@@ -7,15 +8,20 @@
 mod address;
 mod client;
 mod command;
+mod config;
 mod failure;
 mod manifest;
 mod output;
 mod part;
+mod proto_json;
+mod seldon;
 mod up;
 mod verb;
+mod voice;
 mod wait;
 
 use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -24,9 +30,15 @@ use tokio::runtime::Builder;
 use crate::command::{Cli, Verb};
 use crate::failure::Error;
 use crate::output::Output;
+use crate::voice::{SELDON, Voice};
 
 /// Runs the command line `arguments` (the first one is the program's name).
 pub fn start(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let called_as = arguments.first().and_then(|program| Path::new(program).file_name());
+    if called_as.is_some_and(|name| name == SELDON) {
+        return seldon::start(arguments);
+    }
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(usage) => {
@@ -52,6 +64,11 @@ pub fn start(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn run(verb: Verb) -> Result<(), Error> {
     match verb {
         Verb::Model(model) => block_on(verb::model::run(model.verb, &mut Output::stdout())),
+        Verb::Experiment(experiment) => block_on(verb::experiment::run(experiment.verb, &mut Output::stdout())),
+        Verb::Load(flags) => block_on(verb::file::load(flags, None, &mut Output::stdout())),
+        Verb::Unload(flags) => block_on(verb::file::unload(flags, &mut Output::stdout())),
+        Verb::Status(flags) => block_on(verb::file::status(flags, &mut Output::stdout())),
+        Verb::Config(config) => verb::config::run(config.verb, Voice::Switchyard, &mut Output::stdout()),
         Verb::Server(server) => block_on(verb::server::run(server.verb, &mut Output::stdout())),
         Verb::Up(flags) => serve(up::run(*flags)),
         Verb::Scheduler(flags) => serve(part::scheduler::run(flags)),

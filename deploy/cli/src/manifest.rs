@@ -1,11 +1,13 @@
-//! Manifests from `-f`: a file, or `-` for standard input. A relative `storageUri` without a scheme, such as
-//! `./models/iris`, is a path beside the manifest: the protocol knows absolute paths only, and where the manifest
-//! lies is known here only.
+//! Manifests from `-f`: a file, or `-` for standard input, and what they say to the scheduler. A relative `storageUri`
+//! without a scheme, such as `./models/iris`, is a path beside the manifest: the protocol knows absolute paths only, and
+//! where the manifest lies is known here only.
 
+use std::fmt;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use crds::{Manifest, Violation};
+use messages::scheduler as wire;
 
 /// Why there are no manifests.
 #[derive(Debug, thiserror::Error)]
@@ -18,10 +20,8 @@ pub(crate) enum Error {
     },
     #[error("{} violations\n{}", .0.len(), .0.iter().map(|violation| format!("  {violation}")).collect::<Vec<_>>().join("\n"))]
     Violations(Vec<Violation>),
-    #[error("{kind} {name} is no model: remove it from this file")]
-    NoModel { kind: &'static str, name: String },
-    #[error("{kind} {name} is no server: remove it from this file")]
-    NoServer { kind: &'static str, name: String },
+    #[error("{found} {name} is no {wanted}: remove it from this file, or use the verb for files of all kinds")]
+    OtherKind { found: Kind, name: String, wanted: Kind },
     #[error("storageUri {uri:?} of model {model} is a path beside the manifest, and there is nothing at {}", .path.display())]
     NoArtifact {
         model: String,
@@ -30,6 +30,45 @@ pub(crate) enum Error {
         #[source]
         cause: io::Error,
     },
+}
+
+/// What a resource is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    Experiment,
+    Model,
+    Server,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Kind::Experiment => "experiment",
+            Kind::Model => "model",
+            Kind::Server => "server",
+        })
+    }
+}
+
+/// A resource by its name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Named {
+    pub(crate) kind: Kind,
+    pub(crate) name: String,
+}
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind, self.name)
+    }
+}
+
+/// What a manifest declares, as the scheduler is told.
+#[derive(Clone, Debug)]
+pub(crate) enum Resource {
+    Experiment(Box<wire::Experiment>),
+    Model(Box<wire::Model>),
+    Server(wire::ServerNotify),
 }
 
 /// What `-f -` is called in messages.
@@ -48,43 +87,54 @@ pub(crate) fn read(path: &Path, limit: usize) -> Result<String, Error> {
     Ok(text)
 }
 
-fn parse(path: &Path) -> Result<Vec<Manifest>, Error> {
+fn parse(path: &Path, only: Option<Kind>) -> Result<Vec<Manifest>, Error> {
     let text = read(path, crds::MAX_TEXT)?;
     let source = if path == Path::new("-") { STDIN.to_owned() } else { path.display().to_string() };
-    crds::parse(&text, &source).map_err(Error::Violations)
+    let manifests = crds::parse(&text, &source).map_err(Error::Violations)?;
+    if let Some(wanted) = only {
+        for manifest in &manifests {
+            let Named { kind, name } = named(manifest);
+            if kind != wanted {
+                return Err(Error::OtherKind { found: kind, name, wanted });
+            }
+        }
+    }
+    Ok(manifests)
 }
 
-/// The models in a file.
-pub(crate) fn models(path: &Path) -> Result<Vec<crds::Model>, Error> {
+/// What a file declares, of one kind or of any.
+pub(crate) fn resources(path: &Path, only: Option<Kind>) -> Result<Vec<Resource>, Error> {
     // Without a parent, and for standard input, paths are relative to the current folder.
     let folder = path.parent().unwrap_or(Path::new(""));
-    let models = parse(path)?.into_iter().map(|manifest| match manifest {
-        Manifest::Model(model) => beside(*model, folder),
-        Manifest::Server(server) => Err(Error::NoModel { kind: "server", name: server.metadata.name }),
-    });
-    models.collect()
+    parse(path, only)?.into_iter().map(|manifest| resource(manifest, folder)).collect()
 }
 
-/// The names of the models in a file.
-pub(crate) fn model_names(path: &Path) -> Result<Vec<String>, Error> {
-    let names = parse(path)?.into_iter().map(|manifest| match manifest {
-        Manifest::Model(model) => Ok(model.metadata.name),
-        Manifest::Server(server) => Err(Error::NoModel { kind: "server", name: server.metadata.name }),
-    });
-    names.collect()
+/// The names in a file, of one kind or of any. Artifacts beside it may be gone.
+pub(crate) fn names(path: &Path, only: Option<Kind>) -> Result<Vec<Named>, Error> {
+    Ok(parse(path, only)?.iter().map(named).collect())
 }
 
-/// The servers in a file.
-pub(crate) fn servers(path: &Path) -> Result<Vec<crds::Server>, Error> {
-    let servers = parse(path)?.into_iter().map(|manifest| match manifest {
-        Manifest::Server(server) => Ok(*server),
-        Manifest::Model(model) => Err(Error::NoServer { kind: "model", name: model.metadata.name }),
-    });
-    servers.collect()
+fn named(manifest: &Manifest) -> Named {
+    let kind = match manifest {
+        Manifest::Model(_) => Kind::Model,
+        Manifest::Server(_) => Kind::Server,
+        Manifest::Experiment(_) => Kind::Experiment,
+    };
+    Named { kind, name: manifest.name().to_owned() }
+}
+
+fn resource(manifest: Manifest, folder: &Path) -> Result<Resource, Error> {
+    let name = manifest.name().to_owned();
+    let faulty = |faults| faulty(&name, faults);
+    Ok(match manifest {
+        Manifest::Model(model) => Resource::Model(Box::new(beside(*model, folder)?.to_wire().map_err(faulty)?)),
+        Manifest::Server(server) => Resource::Server(server.to_wire().map_err(faulty)?),
+        Manifest::Experiment(experiment) => Resource::Experiment(Box::new(experiment.to_wire().map_err(faulty)?)),
+    })
 }
 
 /// A fault that the conversion of a manifest found after it was read, which the reader excludes.
-pub(crate) fn faulty(name: &str, faults: Vec<crds::Fault>) -> Error {
+fn faulty(name: &str, faults: Vec<crds::Fault>) -> Error {
     let violation = |fault: crds::Fault| Violation {
         source_name: name.to_owned(),
         line: None,
@@ -112,7 +162,7 @@ fn beside(mut model: crds::Model, folder: &Path) -> Result<crds::Model, Error> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Error, models, servers};
+    use super::{Error, Resource, resources};
 
     fn model(uri: &str) -> String {
         format!(
@@ -136,11 +186,12 @@ mod tests {
             ("minio:bucket/iris", "minio:bucket/iris"),
         ] {
             std::fs::write(&file, model(uri)).expect("write");
-            let found = models(&file).expect(uri);
-            assert_eq!(found[0].spec.storage_uri, expected, "{uri}");
+            let found = resources(&file, None).expect(uri);
+            let [Resource::Model(model)] = found.as_slice() else { unreachable!("{found:?}") };
+            assert_eq!(model.model_spec.as_ref().map(|spec| spec.uri.as_str()), Some(expected), "{uri}");
         }
         std::fs::write(&file, model("./nothing")).expect("write");
-        assert!(matches!(models(&file), Err(Error::NoArtifact { .. })));
+        assert!(matches!(resources(&file, None), Err(Error::NoArtifact { .. })));
     }
 
     #[test]
@@ -153,11 +204,11 @@ mod tests {
                 count += 1;
                 assert!(crds::parse(&super::read(&path, crds::MAX_TEXT).expect("text"), "sample").is_ok(), "{path:?}");
                 // A model that is not part of the repository may have been fetched or not.
-                let fetched = models(&path).or_else(|error| match error {
-                    Error::NoArtifact { .. } => Ok(Vec::new()),
+                let fetched = resources(&path, None).map(drop).or_else(|error| match error {
+                    Error::NoArtifact { .. } => Ok(()),
                     error => Err(error),
                 });
-                assert!(fetched.is_ok() || servers(&path).is_ok(), "{path:?}");
+                assert!(fetched.is_ok(), "{path:?}: {fetched:?}");
             }
         }
         assert!(count > 0);

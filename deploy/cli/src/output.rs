@@ -1,7 +1,9 @@
 //! What is printed, and where: results to standard output, the rest to standard error. A reader that went away is an
 //! error value here, never a panic. There are no colours.
 
+pub(crate) mod experiment;
 pub(crate) mod json;
+pub(crate) mod request;
 pub(crate) mod status;
 pub(crate) mod table;
 mod timestamp;

@@ -1,16 +1,23 @@
 //! What a user can ask for, one file for each group of verbs.
 
+pub(crate) mod apply;
+pub(crate) mod config;
+pub(crate) mod experiment;
+pub(crate) mod file;
+pub(crate) mod infer;
 pub(crate) mod model;
 pub(crate) mod server;
+pub(crate) mod status;
 
 use std::time::Duration;
 
-use domain::BadName;
+use domain::{BadName, ExperimentName, ModelName, ServerName};
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::manifest::{Kind, Named};
 use crate::output::say;
 use crate::wait::{self, Verdict};
-use crate::{client, failure};
+use crate::{client, failure, proto_json};
 
 /// The first pause between two looks; a small model is loaded within it or the next ones.
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
@@ -22,20 +29,38 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 pub(crate) enum Error {
     #[error(transparent)]
     Name(#[from] BadName),
-    #[error("{kind} {name} is not known to the scheduler: `switchyard {kind} list` shows what is")]
-    Unknown { kind: &'static str, name: String },
+    #[error("{0} is not known to the scheduler: `switchyard {kind} list` shows what is", kind = .0.kind)]
+    Unknown(Named),
+    #[error("give the name of the {kind}, or a manifest with -f")]
+    NameOrFile { kind: Kind },
     #[error("give the request as an argument or with -f, and not both")]
     OneRequest,
-    #[error("the request cannot be read")]
-    Request(#[from] oip::Error),
+    #[error(transparent)]
+    Request(#[from] proto_json::Error),
     #[error("the answer of model {model} cannot be read")]
     Answer {
         model: String,
         #[source]
         cause: oip::Error,
     },
+    #[error("the value of --authority is no header value")]
+    Authority,
+    #[error("the stored route {route:?} is no header value: call once without -s, or remove the session file")]
+    Route { route: String },
     #[error("{errors} of {calls} calls failed; the last one: {last}")]
     Calls { errors: u32, calls: u32, last: String },
+}
+
+impl Named {
+    /// A name that follows the rule of its kind.
+    pub(crate) fn checked(kind: Kind, name: String) -> Result<Named, Error> {
+        match kind {
+            Kind::Model => ModelName::parse(&name).map(drop),
+            Kind::Experiment => ExperimentName::parse(&name).map(drop),
+            Kind::Server => ServerName::parse(&name).map(drop),
+        }?;
+        Ok(Named { kind, name })
+    }
 }
 
 /// Until when something is waited for.
@@ -60,7 +85,7 @@ impl Deadline {
 
 /// Looks again and again until the verdict is final or the deadline is over. Tells what it waits for, once each time
 /// it changes. A peer that is away is waited for: it may be restarting.
-pub(crate) async fn wait_for<F>(what: &str, deadline: Deadline, mut look: F) -> Result<String, failure::Error>
+pub(crate) async fn wait_for<F>(what: &Named, deadline: Deadline, mut look: F) -> Result<String, failure::Error>
 where
     F: AsyncFnMut() -> Result<Verdict, client::Error>,
 {
@@ -75,7 +100,7 @@ where
         };
         match verdict {
             Verdict::Done(text) => return Ok(text),
-            Verdict::Failed(reason) => return Err(wait::Error::Failed { what: what.to_owned(), reason }.into()),
+            Verdict::Failed(reason) => return Err(wait::Error::Failed { what: what.clone(), reason }.into()),
             Verdict::Waiting(text) => {
                 if text != last {
                     if !deadline.quiet {
@@ -86,7 +111,7 @@ where
             }
         }
         if Instant::now() + pause >= deadline.at {
-            return Err(wait::Error::Timeout { what: what.to_owned(), seconds: deadline.seconds, last }.into());
+            return Err(wait::Error::Timeout { what: what.clone(), seconds: deadline.seconds, last }.into());
         }
         sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
@@ -97,7 +122,12 @@ where
 mod tests {
     use super::{Deadline, wait_for};
     use crate::client::Error as ClientError;
+    use crate::manifest::{Kind, Named};
     use crate::wait::Verdict;
+
+    fn iris() -> Named {
+        Named { kind: Kind::Model, name: "iris".to_owned() }
+    }
 
     fn away() -> ClientError {
         ClientError::Refused { call: String::new(), code: tonic::Code::Unavailable, message: String::new() }
@@ -107,15 +137,15 @@ mod tests {
     async fn waiting_goes_on_until_a_final_verdict_also_while_the_peer_is_away() {
         let mut looks =
             vec![Ok(Verdict::Done("ready".to_owned())), Err(away()), Ok(Verdict::Waiting("soon".to_owned()))];
-        let end =
-            wait_for("model iris", Deadline::after(60), async || looks.pop().expect("it stops at the verdict")).await;
+        let end = wait_for(&iris(), Deadline::after(60), async || looks.pop().expect("it stops at the verdict")).await;
         assert_eq!(end.expect("it was done"), "ready");
     }
 
     #[tokio::test(start_paused = true)]
     async fn failure_and_refusal_end_the_wait_at_once() {
+        let iris = iris();
         let mut looks = 0;
-        let end = wait_for("model iris", Deadline::after(60), async || {
+        let end = wait_for(&iris, Deadline::after(60), async || {
             looks += 1;
             Ok(Verdict::Failed("no such file".to_owned()))
         });
@@ -123,15 +153,16 @@ mod tests {
         assert_eq!(looks, 1);
         let refused =
             || ClientError::Refused { call: "load".to_owned(), code: tonic::Code::Internal, message: "x".to_owned() };
-        let end = wait_for("model iris", Deadline::after(60), async || Err(refused())).await;
+        let end = wait_for(&iris, Deadline::after(60), async || Err(refused())).await;
         assert_eq!(end.expect_err("it was refused").to_string(), "load: Internal: x");
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_deadline_ends_the_wait_with_the_last_thing_seen() {
+        let iris = iris();
         for stuck in [false, true] {
             let mut looks = 0;
-            let end = wait_for("model iris", Deadline::after(3), async || {
+            let end = wait_for(&iris, Deadline::after(3), async || {
                 looks += 1;
                 if stuck && looks > 1 {
                     std::future::pending::<()>().await;

@@ -3,6 +3,7 @@
 use messages::scheduler as wire;
 use wire::model_status::ModelState;
 
+use crate::manifest::Named;
 use crate::output::status::model_state;
 use crate::output::table::one_line;
 
@@ -21,9 +22,9 @@ pub(crate) enum Verdict {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("{what}: {reason}")]
-    Failed { what: String, reason: String },
+    Failed { what: Named, reason: String },
     #[error("{what}: still waiting after {seconds} s (--timeout-secs): {last}")]
-    Timeout { what: String, seconds: u64, last: String },
+    Timeout { what: Named, seconds: u64, last: String },
 }
 
 /// The latest version in a status.
@@ -83,6 +84,25 @@ pub(crate) fn scaled(wanted: u32, status: Option<&wire::ServerStatusResponse>) -
     if i64::from(available) == i64::from(wanted) { Verdict::Done(text) } else { Verdict::Waiting(text) }
 }
 
+/// Whether the latest version of a model is in a state.
+pub(crate) fn in_state(wanted: ModelState, status: &wire::ModelStatusResponse) -> Verdict {
+    let Some(version) = latest(status) else { return Verdict::Waiting("no version is known yet".to_owned()) };
+    let text = describe(version);
+    match version.state.as_ref() {
+        Some(state) if state.state == wanted as i32 => Verdict::Done(text),
+        Some(_) | None => Verdict::Waiting(text),
+    }
+}
+
+/// Whether traffic is split as an experiment says. One without its candidates is waited for, since they may come.
+pub(crate) fn active(status: &wire::ExperimentStatusResponse) -> Verdict {
+    let is = if status.active { "active" } else { "not active" };
+    let why =
+        if status.status_description.is_empty() { String::new() } else { format!(": {}", status.status_description) };
+    let text = one_line(&format!("{is}{why}"));
+    if status.active { Verdict::Done(text) } else { Verdict::Waiting(text) }
+}
+
 /// A version of a model in one line.
 pub(crate) fn describe(version: &wire::ModelVersionStatus) -> String {
     let state = version.state.clone().unwrap_or_default();
@@ -97,7 +117,7 @@ mod tests {
     use messages::scheduler as wire;
     use wire::model_status::ModelState;
 
-    use super::{Verdict, loaded, scaled, takes_requests, unloaded};
+    use super::{Verdict, active, in_state, loaded, scaled, takes_requests, unloaded};
 
     /// A model whose version `number` has this state, and whose older version still serves.
     fn status(number: u32, state: i32, deleted: bool) -> wire::ModelStatusResponse {
@@ -173,6 +193,27 @@ mod tests {
         assert!(matches!(unloaded(None), Verdict::Done(_)));
         let again = unloaded(Some(&status(3, ModelState::ModelProgressing as i32, false)));
         assert!(matches!(again, Verdict::Failed(text) if text.contains("loaded again")));
+    }
+
+    #[test]
+    fn a_state_is_reached_when_the_latest_version_is_in_it() {
+        for state in STATES {
+            let verdict = |seen| in_state(state, &status(3, seen as i32, false));
+            assert_eq!(states(verdict, |verdict| matches!(verdict, Verdict::Done(_))), [state]);
+        }
+        let empty = wire::ModelStatusResponse::default();
+        assert!(matches!(in_state(ModelState::Unknown, &empty), Verdict::Waiting(_)));
+    }
+
+    #[test]
+    fn an_experiment_is_waited_for_until_it_is_active() {
+        let status = |active, text: &str| wire::ExperimentStatusResponse {
+            active,
+            status_description: text.to_owned(),
+            ..Default::default()
+        };
+        assert_eq!(active(&status(true, "")), Verdict::Done("active".to_owned()));
+        assert_eq!(active(&status(false, "no a")), Verdict::Waiting("not active: no a".to_owned()));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! Invariant: a [`Manifest`] that [`parse`] returned can be turned into its wire form.
 
 mod document;
+mod experiment;
 mod manifest;
 mod model;
 mod quantity;
@@ -13,6 +14,7 @@ mod shape;
 mod violation;
 
 pub use document::MAX_TEXT;
+pub use experiment::{Experiment, ExperimentCandidate, ExperimentMirror, ExperimentSpec, ResourceType};
 pub use manifest::{API_VERSION, Manifest, Metadata, parse};
 pub use model::{Dataflow, Explainer, Llm, Logger, Model, ModelSpec, Parameter};
 pub use quantity::{BadQuantity, Quantity};

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::document::{Document, MAX_TEXT, split};
+use crate::experiment::{self, Experiment};
 use crate::model::{self, Model};
 use crate::server::{self, Server};
 use crate::shape::{Field, Shape, kind, optional, required};
@@ -21,9 +22,9 @@ const MAX_VIOLATIONS: usize = 50;
 /// Most documents in one text.
 const MAX_DOCUMENTS: usize = 50_000;
 /// Kinds that are read.
-const KINDS: [&str; 2] = ["Model", "Server"];
+const KINDS: [&str; 3] = ["Model", "Server", "Experiment"];
 /// Kinds of the API that come later.
-const LATER_KINDS: [&str; 5] = ["Pipeline", "Experiment", "ServerConfig", "SeldonConfig", "SeldonRuntime"];
+const LATER_KINDS: [&str; 4] = ["Pipeline", "ServerConfig", "SeldonConfig", "SeldonRuntime"];
 
 /// One resource.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,6 +33,8 @@ pub enum Manifest {
     Model(Box<Model>),
     /// A server.
     Server(Box<Server>),
+    /// An experiment.
+    Experiment(Box<Experiment>),
 }
 
 /// What all resources have. Kubernetes keeps more; it is accepted and not looked at.
@@ -62,6 +65,7 @@ impl Manifest {
         match self {
             Manifest::Model(_) => "Model",
             Manifest::Server(_) => "Server",
+            Manifest::Experiment(_) => "Experiment",
         }
     }
 
@@ -71,6 +75,7 @@ impl Manifest {
         match self {
             Manifest::Model(model) => &model.metadata.name,
             Manifest::Server(server) => &server.metadata.name,
+            Manifest::Experiment(experiment) => &experiment.metadata.name,
         }
     }
 }
@@ -165,6 +170,7 @@ fn resource(value: Value) -> Result<Manifest, Vec<Fault>> {
     let shape = match name.as_str() {
         "Model" => &model::SHAPE,
         "Server" => &server::SHAPE,
+        "Experiment" => &experiment::SHAPE,
         _ => {
             if fields.get("kind").is_some_and(Value::is_string) {
                 let like = like(&name, KINDS.into_iter().chain(LATER_KINDS));
@@ -192,6 +198,10 @@ fn resource(value: Value) -> Result<Manifest, Vec<Fault>> {
         "Model" => take(&mut fields, "spec").and_then(|spec| {
             let model = Model { metadata: metadata?, spec };
             Ok((model.to_wire().err(), Manifest::Model(Box::new(model))))
+        }),
+        "Experiment" => take(&mut fields, "spec").and_then(|spec| {
+            let experiment = Experiment { metadata: metadata?, spec };
+            Ok((experiment.to_wire().err(), Manifest::Experiment(Box::new(experiment))))
         }),
         _ => take(&mut fields, "spec").and_then(|spec| {
             let server = Server { metadata: metadata?, spec };

@@ -13,6 +13,8 @@ pub(crate) enum Shape {
     Text,
     /// Text that says something.
     FilledText,
+    /// One of these texts.
+    OneOf(&'static [&'static str]),
     /// `true` or `false`.
     Flag,
     /// A whole number in a range.
@@ -70,6 +72,12 @@ impl Shape {
                     faults.push(Fault { path: path.clone(), problem: Problem::EmptyText });
                 }
             }
+            (Shape::OneOf(allowed), Value::String(text)) => {
+                if !allowed.contains(&text.as_str()) {
+                    let problem = Problem::NotOneOf { allowed, found: text.clone() };
+                    faults.push(Fault { path: path.clone(), problem });
+                }
+            }
             (Shape::Integer(min, max), Value::Number(number)) if !number.is_f64() => {
                 if !number.as_i64().is_some_and(|number| (*min..=*max).contains(&number)) {
                     let problem = Problem::Range { min: *min, max: *max, found: number.to_string() };
@@ -103,7 +111,9 @@ impl Shape {
                     Fault { path: path.clone(), problem }
                 }));
             }
-            (Shape::Text | Shape::FilledText, _) => wrong("text (put it in quotes when it looks like a number)"),
+            (Shape::Text | Shape::FilledText | Shape::OneOf(_), _) => {
+                wrong("text (put it in quotes when it looks like a number)")
+            }
             (Shape::Flag, _) => wrong("true or false"),
             (Shape::Integer(..), _) => wrong("a whole number"),
             (Shape::NumberOrText, _) => wrong("a number or text"),

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use domain::BadName;
+use domain::{BadExperiment, BadName};
 
 use crate::{quantity::BadQuantity, scaling::BadScaling};
 
@@ -91,6 +91,14 @@ pub enum Problem {
         /// As written.
         found: String,
     },
+    /// A text outside its choices.
+    #[error("must be {}, but it is {found:?}", .allowed.join(" or "))]
+    NotOneOf {
+        /// The choices.
+        allowed: &'static [&'static str],
+        /// As written.
+        found: String,
+    },
     /// Text that must not be empty.
     #[error("must not be empty")]
     EmptyText,
@@ -111,7 +119,7 @@ pub enum Problem {
         like: Option<&'static str>,
     },
     /// A kind of the API that is not served yet.
-    #[error("kind {name} is not in this version yet: use Model or Server")]
+    #[error("kind {name} is not in this version yet: use Model, Server or Experiment")]
     NotYet {
         /// As written.
         name: String,
@@ -125,6 +133,9 @@ pub enum Problem {
     /// Replica numbers that contradict each other.
     #[error(transparent)]
     Scaling(BadScaling),
+    /// An experiment that cannot be.
+    #[error(transparent)]
+    Experiment(BadExperiment),
     /// Two fields of which one resource can have one only.
     #[error("{0} and {1} exclude each other: a model has one of them or none")]
     Exclusive(&'static str, &'static str),

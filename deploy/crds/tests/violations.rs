@@ -124,13 +124,56 @@ fn other_fields_must_make_sense() {
 
 #[test]
 fn kinds_of_later_versions_are_recognised() {
-    for kind in ["Pipeline", "Experiment"] {
+    for kind in ["Pipeline", "SeldonRuntime"] {
         let text = HEAD.replace("Model", kind);
         assert_eq!(
             said(&text),
-            [format!("x.yaml:2: kind: kind {kind} is not in this version yet: use Model or Server")]
+            [format!("x.yaml:2: kind: kind {kind} is not in this version yet: use Model, Server or Experiment")]
         );
     }
+}
+
+#[test]
+fn experiments_that_cannot_be_are_refused_at_the_field_to_change() {
+    let head = HEAD.replace("Model", "Experiment");
+    for (spec, expected) in [
+        ("{}", r#"x.yaml:4: spec: required field "candidates" is missing"#),
+        ("{candidates: []}", "x.yaml:4: spec.candidates: candidates: at least one, or a mirror, is needed"),
+        ("{candidates: [{name: a}]}", r#"x.yaml:4: spec.candidates[0]: required field "weight" is missing"#),
+        (
+            "{candidates: [{name: a, weight: -1}]}",
+            "x.yaml:4: spec.candidates[0].weight: must be between 0 and 2147483647, but it is -1",
+        ),
+        (
+            "{candidates: [{name: a, wieght: 1, weight: 1}]}",
+            r#"x.yaml:4: spec.candidates[0].wieght: unknown field "wieght", did you mean "weight"?"#,
+        ),
+        ("{candidates: [{name: a, weight: 0}]}", "x.yaml:4: spec.candidates: candidates: their weights sum to 0"),
+        (
+            "{candidates: [{name: a, weight: 1}, {name: a, weight: 1}]}",
+            "x.yaml:4: spec.candidates: candidates: a is there more than once",
+        ),
+        (
+            "{default: b, candidates: [{name: a, weight: 1}]}",
+            "x.yaml:4: spec.default: default: b is not among the candidates",
+        ),
+        ("{default: B, candidates: [{name: a, weight: 1}]}", r#"x.yaml:4: spec.default: model name "B" must match"#),
+        ("{candidates: [{name: a_b, weight: 1}]}", r#"x.yaml:4: spec.candidates[0].name: model name "a_b" must match"#),
+        (
+            "{candidates: [], mirror: {name: a, percent: 101}}",
+            "x.yaml:4: spec.mirror.percent: must be between 0 and 100, but it is 101",
+        ),
+        (
+            "{candidates: [{name: a, weight: 1}], resourceType: server}",
+            r#"x.yaml:4: spec.resourceType: must be model or pipeline, but it is "server""#,
+        ),
+    ] {
+        let said = said(&head.replace("spec:\n", &format!("spec: {spec}\n")));
+        assert!(said.len() == 1 && said[0].starts_with(expected), "{spec}: {said:?}");
+    }
+    let said =
+        said(&head.replace("name: iris", "name: a/b").replace("spec:", "spec: {candidates: [{name: a, weight: 1}]}"));
+    assert!(said.len() == 1 && said[0].starts_with("x.yaml:3: metadata.name: experiment name"), "{said:?}");
 }
 
 #[test]

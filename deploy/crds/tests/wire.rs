@@ -13,6 +13,9 @@ fn check(name: &str) {
     for manifest in parse(&text, name).expect("a good manifest") {
         match manifest {
             Manifest::Model(model) => writeln!(wire, "{:#?}", model.to_wire().expect("the invariant of parse")),
+            Manifest::Experiment(experiment) => {
+                writeln!(wire, "{:#?}", experiment.to_wire().expect("the invariant of parse"))
+            }
             Manifest::Server(server) => writeln!(wire, "{:#?}", server.to_wire().expect("the invariant of parse")),
         }
         .expect("a string takes any text");
@@ -45,13 +48,21 @@ fn a_server_tells_its_size() {
 }
 
 #[test]
+fn an_experiment_tells_who_answers_and_what_its_candidates_are() {
+    check("experiments");
+}
+
+#[test]
 fn a_spec_that_is_written_and_read_again_is_the_same() {
-    for name in ["model-full", "servers"] {
+    for name in ["model-full", "servers", "experiments"] {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
         let text = std::fs::read_to_string(folder.join(format!("{name}.yaml"))).expect("the manifest");
         for manifest in parse(&text, name).expect("a good manifest") {
             let (metadata, spec) = match &manifest {
                 Manifest::Model(model) => (serde_json::to_value(&model.metadata), serde_json::to_value(&model.spec)),
+                Manifest::Experiment(experiment) => {
+                    (serde_json::to_value(&experiment.metadata), serde_json::to_value(&experiment.spec))
+                }
                 Manifest::Server(server) => {
                     (serde_json::to_value(&server.metadata), serde_json::to_value(&server.spec))
                 }

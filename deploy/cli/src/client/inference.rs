@@ -5,6 +5,7 @@ use std::time::Duration;
 use api::inference::grpc_inference_service_client::GrpcInferenceServiceClient;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::uri::Authority;
 use http::{Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::client::legacy::Client;
@@ -14,7 +15,7 @@ use messages::inference::{ModelInferRequest, ModelInferResponse};
 use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
 
-use super::{CONNECT_TIMEOUT, Error, MAX_MESSAGE, channel, refused};
+use super::{CONNECT_TIMEOUT, Error, MAX_MESSAGE, Protocol, channel, refused};
 use crate::address::Address;
 use crate::output::table::one_line;
 
@@ -77,7 +78,7 @@ impl Rest {
         let exchange = async {
             let answer = self.client.request(request).await.map_err(|cause| {
                 if cause.is_connect() {
-                    Error::Connect { address: self.address.clone(), cause: cause.into() }
+                    Error::Connect { address: self.address.clone(), protocol: Protocol::Http, cause: cause.into() }
                 } else {
                     unreadable(cause.into())
                 }
@@ -97,11 +98,11 @@ impl Answer {
         if self.status.is_success() {
             return Ok(self.body);
         }
-        let text = String::from_utf8_lossy(&self.body);
+        let shown = |text: &str| one_line(text).chars().take(SHOWN_ERROR).collect::<String>();
         let error = serde_json::from_slice::<serde_json::Value>(&self.body).ok();
-        let error = error.as_ref().and_then(|body| body.get("error")).and_then(|error| error.as_str());
-        let text = one_line(error.unwrap_or(&text)).chars().take(SHOWN_ERROR).collect();
-        Err(Error::Http { model: model.to_owned(), code: self.status, text })
+        let error = error.as_ref().and_then(|body| body.get("error")).and_then(|error| error.as_str()).map(shown);
+        let body = shown(&String::from_utf8_lossy(&self.body));
+        Err(Error::Http { model: model.to_owned(), code: self.status, body, error })
     }
 }
 
@@ -115,7 +116,16 @@ pub(crate) struct Grpc {
 impl Grpc {
     /// Calls take `timeout` at most.
     pub(crate) async fn connect(address: Address, timeout: Duration) -> Result<Grpc, Error> {
-        let client = GrpcInferenceServiceClient::new(channel(&address).await?)
+        Grpc::connect_as(address, None, timeout).await
+    }
+
+    /// With another authority than the address, if there is one.
+    pub(crate) async fn connect_as(
+        address: Address,
+        authority: Option<&Authority>,
+        timeout: Duration,
+    ) -> Result<Grpc, Error> {
+        let client = GrpcInferenceServiceClient::new(channel(&address, authority).await?)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
         Ok(Grpc { client, address, timeout })

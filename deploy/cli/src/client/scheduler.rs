@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use api::scheduler::scheduler_client::SchedulerClient;
+use http::uri::Authority;
 use messages::scheduler as wire;
 use tonic::Request;
 use tonic::transport::Channel;
@@ -13,7 +14,7 @@ use crate::address::Address;
 /// The scheduler answers from memory after one write; a longer silence is a fault.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Who we say we are; it appears in the scheduler's log.
-const SUBSCRIBER: &str = "switchyard cli";
+pub(crate) const SUBSCRIBER: &str = "switchyard cli";
 
 /// A connection to the scheduler.
 pub(crate) struct Scheduler {
@@ -23,7 +24,12 @@ pub(crate) struct Scheduler {
 
 impl Scheduler {
     pub(crate) async fn connect(address: Address) -> Result<Scheduler, Error> {
-        let client = SchedulerClient::new(channel(&address).await?).max_decoding_message_size(MAX_MESSAGE);
+        Scheduler::connect_as(address, None).await
+    }
+
+    /// With another authority than the address, if there is one.
+    pub(crate) async fn connect_as(address: Address, authority: Option<&Authority>) -> Result<Scheduler, Error> {
+        let client = SchedulerClient::new(channel(&address, authority).await?).max_decoding_message_size(MAX_MESSAGE);
         Ok(Scheduler { client, address })
     }
 
@@ -96,6 +102,37 @@ impl Scheduler {
             Err(error) if error.is_unknown() => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Starts an experiment, or replaces it.
+    pub(crate) async fn start_experiment(&mut self, experiment: wire::Experiment) -> Result<(), Error> {
+        let name = experiment.name.clone();
+        let request = timed(wire::StartExperimentRequest { experiment: Some(experiment) });
+        let answer = self.client.start_experiment(request).await;
+        answer.map(drop).map_err(|status| refused(format!("start experiment {name}"), &self.address, &status))
+    }
+
+    pub(crate) async fn stop_experiment(&mut self, name: &str) -> Result<(), Error> {
+        let answer = self.client.stop_experiment(timed(wire::StopExperimentRequest { name: name.to_owned() })).await;
+        answer.map(drop).map_err(|status| refused(format!("stop experiment {name}"), &self.address, &status))
+    }
+
+    /// The statuses of all experiments, or of one, sorted by name.
+    pub(crate) async fn experiment_statuses(
+        &mut self,
+        name: Option<&str>,
+    ) -> Result<Vec<wire::ExperimentStatusResponse>, Error> {
+        let request =
+            wire::ExperimentStatusRequest { subscriber_name: SUBSCRIBER.to_owned(), name: name.map(str::to_owned) };
+        let call = || name.map_or_else(|| "list experiments".to_owned(), |name| format!("status of experiment {name}"));
+        let failed = |status| refused(call(), &self.address, &status);
+        let mut stream = self.client.experiment_status(timed(request)).await.map_err(failed)?.into_inner();
+        let mut statuses = Vec::new();
+        while let Some(status) = stream.message().await.map_err(failed)? {
+            statuses.push(status);
+        }
+        statuses.sort_by(|a: &wire::ExperimentStatusResponse, b| a.experiment_name.cmp(&b.experiment_name));
+        Ok(statuses)
     }
 
     /// Says how large a server should be.

@@ -1,7 +1,16 @@
 //! JSON text with line breaks and tabs, its tokens untouched: numbers keep all digits and fields their order.
 
-/// `text`, one field or item a line; unchanged when it is no JSON. Lists of plain values stay on one line.
-pub(crate) fn indented(text: &str) -> String {
+/// How lists of plain values are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PlainLists {
+    /// On one line.
+    OneLine,
+    /// One item a line, as the compatible command line does.
+    Spread,
+}
+
+/// `text`, one field or item a line; unchanged when it is no JSON.
+pub(crate) fn indented(text: &str, lists: PlainLists) -> String {
     if serde_json::from_str::<serde::de::IgnoredAny>(text).is_err() {
         return text.to_owned();
     }
@@ -15,7 +24,7 @@ pub(crate) fn indented(text: &str) -> String {
             '{' | '[' => {
                 out.push(c);
                 let inside = rest.get(1..).unwrap_or_default();
-                let inner_flat = c == '[' && is_flat(inside);
+                let inner_flat = c == '[' && lists == PlainLists::OneLine && is_flat(inside);
                 open.push(inner_flat);
                 let empty = inside.trim_start().starts_with(['}', ']']);
                 if !inner_flat && !empty {
@@ -93,7 +102,7 @@ fn is_flat(mut text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::indented;
+    use super::{PlainLists, indented};
 
     #[test]
     fn tokens_stay_as_they_are() {
@@ -109,8 +118,11 @@ mod tests {
             ("", ""),
         ];
         for (text, expected) in cases {
-            assert_eq!(indented(text), expected);
-            assert_eq!(indented(expected), expected, "twice changes nothing");
+            assert_eq!(indented(text, PlainLists::OneLine), expected);
+            assert_eq!(indented(expected, PlainLists::OneLine), expected, "twice changes nothing");
         }
+        let spread = "{\n\t\"a\": [\n\t\t1,\n\t\t[]\n\t]\n}";
+        assert_eq!(indented(r#"{"a":[1, []]}"#, PlainLists::Spread), spread);
+        assert_eq!(indented(spread, PlainLists::Spread), spread);
     }
 }

@@ -1,5 +1,5 @@
 //! Statuses as JSON, with the names of the API: fields in lower camel case, enumerations by name, 64-bit numbers as
-//! text, values that are default left out. Only for the messages that verbs print.
+//! text, values that are default left out. Only for models and servers; other messages are in `experiment` and `request`.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::timestamp::rfc3339;
 
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
@@ -18,7 +18,7 @@ fn wide<T: ToString + Default + PartialEq>(value: T) -> Option<String> {
 }
 
 /// The name of an enumeration's value, unless it is the default; a number that we do not know stays a number.
-fn name(number: i32, known: Option<&'static str>) -> Option<serde_json::Value> {
+pub(super) fn name(number: i32, known: Option<&'static str>) -> Option<serde_json::Value> {
     (number != 0).then(|| known.map_or_else(|| number.into(), Into::into))
 }
 
@@ -58,7 +58,7 @@ struct ModelVersion {
 
 #[derive(PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct KubernetesMeta {
+pub(super) struct KubernetesMeta {
     #[serde(skip_serializing_if = "is_default")]
     namespace: String,
     #[serde(skip_serializing_if = "is_default")]
@@ -97,7 +97,7 @@ struct State {
 
 #[derive(PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Model {
+pub(super) struct Model {
     #[serde(skip_serializing_if = "is_default")]
     meta: Option<MetaData>,
     #[serde(skip_serializing_if = "is_default")]

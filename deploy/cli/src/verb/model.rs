@@ -1,16 +1,28 @@
 //! `switchyard model …`: the verbs and their flags. What each does is in a file of its own.
 
-mod infer;
 pub(crate) mod load;
 mod show;
 
 use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
 
 use clap::{Args, Subcommand};
+use http::uri::Authority;
 
-use crate::command::{FormatFlag, InferenceFlags, Installation, SchedulerFlags};
+use super::infer::{self, Calls, Mode, Plan, Show};
+use super::{Error as VerbError, file, status};
+use crate::client::MAX_MESSAGE;
+use crate::client::scheduler::Scheduler;
+use crate::command::{FormatFlag, InferenceFlags, Installation, SchedulerFlags, WaitFlags, variable};
+use crate::config::{self, Session};
 use crate::failure::Error;
+use crate::manifest::{self, Kind, Named};
 use crate::output::Output;
+use crate::voice::Voice;
+
+pub(crate) use show::{as_text, list, metadata};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  switchyard model load -f samples/iris.yaml --wait")]
@@ -22,7 +34,11 @@ pub(crate) struct Group {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
     /// Load the models that a file declares.
-    Load(Load),
+    #[command(after_help = "A relative storageUri without a scheme, such as ./models/iris, is a path beside the file.
+
+Example:
+  switchyard model load -f samples/iris.yaml --wait --timeout-secs 30")]
+    Load(file::Load),
     /// Unload models.
     Unload(Unload),
     /// Show the state of a model.
@@ -36,43 +52,12 @@ pub(crate) enum Verb {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "A relative storageUri without a scheme, such as ./models/iris, is a path beside the file.
-
-Example:
-  switchyard model load -f samples/iris.yaml --wait --timeout-secs 30")]
-pub(crate) struct Load {
-    /// Manifest of one or more models; - for standard input
-    #[arg(short = 'f', long = "file-path", value_name = "FILE")]
-    file: PathBuf,
-    /// Return when the models answer through Envoy
-    #[arg(short, long)]
-    wait: bool,
-    /// How long to wait
-    #[arg(short, long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    timeout_secs: u64,
-    #[command(flatten)]
-    scheduler: SchedulerFlags,
-    #[command(flatten)]
-    inference: InferenceFlags,
-    #[command(flatten)]
-    installation: Installation,
-}
-
-#[derive(Debug, Args)]
 #[command(after_help = "Example:\n  switchyard model unload iris --wait")]
 pub(crate) struct Unload {
-    /// Name of the model
-    #[arg(required_unless_present = "file", conflicts_with = "file")]
-    name: Option<String>,
-    /// Manifest of the models; - for standard input
-    #[arg(short = 'f', long = "file-path", value_name = "FILE")]
-    file: Option<PathBuf>,
-    /// Return when the models are gone
-    #[arg(short, long)]
-    wait: bool,
-    /// How long to wait
-    #[arg(short, long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    timeout_secs: u64,
+    #[command(flatten)]
+    target: file::NameOrFile,
+    #[command(flatten)]
+    wait: WaitFlags,
     #[command(flatten)]
     scheduler: SchedulerFlags,
     #[command(flatten)]
@@ -131,19 +116,31 @@ pub(crate) struct Infer {
     file: Option<PathBuf>,
     /// How to call the model
     #[arg(long, value_name = "MODE", default_value = "rest")]
-    inference_mode: infer::Mode,
+    inference_mode: Mode,
     /// Number of calls; from two on, only a count of the ways that they took is printed
     #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     iterations: u32,
+    /// Call for so long instead, and print only the count
+    #[arg(short = 't', long, value_name = "SECONDS", conflicts_with = "iterations", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    seconds: Option<u64>,
+    /// Go the way that the last sticky call went, and remember the way of this one
+    #[arg(short, long)]
+    sticky_session: bool,
     /// How long one call may take
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout_secs: u64,
     /// A header to send, besides or instead of those that are sent anyway; may be given several times
     #[arg(long, value_name = "NAME=VALUE", value_parser = infer::header)]
     header: Vec<(http::HeaderName, http::HeaderValue)>,
+    /// Host that calls are addressed to, when it is not the one of --inference-host
+    #[arg(long, value_name = "HOST")]
+    authority: Option<Authority>,
     /// Print the headers of request (>) and answer (<) on standard error
     #[arg(long)]
     show_headers: bool,
+    /// Print the request
+    #[arg(short = 'r', long)]
+    show_request: bool,
     #[command(flatten)]
     inference: InferenceFlags,
     #[command(flatten)]
@@ -152,11 +149,46 @@ pub(crate) struct Infer {
 
 pub(crate) async fn run(verb: Verb, output: &mut Output) -> Result<(), Error> {
     match verb {
-        Verb::Load(load) => load::load(load, output).await,
-        Verb::Unload(unload) => load::unload(unload, output).await,
-        Verb::Status(status) => show::status(status, output).await,
-        Verb::List(list) => show::list(list, output).await,
-        Verb::Metadata(metadata) => show::metadata(metadata, output).await,
-        Verb::Infer(infer) => infer::infer(infer, output).await,
+        Verb::Load(flags) => file::load(flags, Some(Kind::Model), output).await,
+        Verb::Unload(flags) => {
+            let models = flags.target.named(Kind::Model)?;
+            let scheduler = Scheduler::connect(flags.scheduler.address(&flags.installation)?).await?;
+            file::remove(models, &flags.wait, scheduler, output).await
+        }
+        Verb::Status(flags) => {
+            let what = Named::checked(Kind::Model, flags.name)?;
+            let mut scheduler = Scheduler::connect(flags.scheduler.address(&flags.installation)?).await?;
+            let status = status::known(&what, flags.all_versions, &mut scheduler).await?;
+            Ok(output.line(&flags.output.format.pick(&status))?)
+        }
+        Verb::List(flags) => {
+            let mut scheduler = Scheduler::connect(flags.scheduler.address(&flags.installation)?).await?;
+            list(flags.output.format, Voice::Switchyard, &mut scheduler, output).await
+        }
+        Verb::Metadata(flags) => {
+            metadata(&flags.name, flags.inference.address(&flags.installation)?, Voice::Switchyard, output).await
+        }
+        Verb::Infer(flags) => infer::run(plan(flags)?, Voice::Switchyard, output).await,
     }
+}
+
+fn plan(flags: Infer) -> Result<Plan, Error> {
+    let body = match (flags.request, flags.file) {
+        (Some(request), None) => request,
+        (None, Some(file)) => manifest::read(&file, MAX_MESSAGE)?,
+        (Some(_), Some(_)) | (None, None) => return Err(VerbError::OneRequest.into()),
+    };
+    let session = if flags.sticky_session { Some(Session::open(&config::folder(variable)?)) } else { None };
+    Ok(Plan {
+        model: flags.name,
+        body: Bytes::from(body),
+        mode: flags.inference_mode,
+        address: flags.inference.address(&flags.installation)?,
+        authority: flags.authority,
+        timeout: Duration::from_secs(flags.timeout_secs),
+        calls: flags.seconds.map_or(Calls::Count(flags.iterations), |seconds| Calls::For(Duration::from_secs(seconds))),
+        headers: flags.header,
+        show: Show { headers: flags.show_headers, request: flags.show_request, response: true },
+        session,
+    })
 }

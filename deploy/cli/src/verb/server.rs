@@ -1,19 +1,22 @@
-//! `switchyard server …`.
+//! Servers: the verbs of `switchyard server …`, and how servers are shown.
 
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use domain::{Bytes, ServerName};
+use domain::Bytes;
 use messages::scheduler as wire;
 
 use crate::client::scheduler::Scheduler;
-use crate::command::{Format, FormatFlag, Installation, SchedulerFlags};
+use crate::command::{Format, FormatFlag, Installation, SchedulerFlags, WaitFlags};
 use crate::failure::Error;
+use crate::manifest::{self, Kind, Named, Resource};
 use crate::output::status::ServerStatus;
 use crate::output::table::{one_line, table};
-use crate::output::{self, Output};
-use crate::verb::{self, Deadline, wait_for};
-use crate::{manifest, wait};
+use crate::output::{self, Output, request};
+use crate::verb::apply::{self, Accepted, Tell};
+use crate::verb::status::{self, Status as AnyStatus};
+use crate::verb::{self, Deadline};
+use crate::voice::Voice;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  switchyard server list")]
@@ -71,12 +74,8 @@ pub(crate) struct Scale {
     /// Manifest of one or more servers; - for standard input
     #[arg(short = 'f', long = "file-path", value_name = "FILE")]
     file: Option<PathBuf>,
-    /// Return when the replicas are there
-    #[arg(short, long)]
-    wait: bool,
-    /// How long to wait
-    #[arg(short, long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    timeout_secs: u64,
+    #[command(flatten)]
+    wait: WaitFlags,
     #[command(flatten)]
     scheduler: SchedulerFlags,
     #[command(flatten)]
@@ -85,69 +84,60 @@ pub(crate) struct Scale {
 
 pub(crate) async fn run(verb: Verb, output: &mut Output) -> Result<(), Error> {
     match verb {
-        Verb::List(flags) => list(flags, output).await,
-        Verb::Status(flags) => status(flags, output).await,
+        Verb::List(flags) => {
+            let mut scheduler = Scheduler::connect(flags.scheduler.address(&flags.installation)?).await?;
+            list(flags.output.format, Voice::Switchyard, &mut scheduler, output).await
+        }
+        Verb::Status(flags) => {
+            let what = Named::checked(Kind::Server, flags.name)?;
+            let mut scheduler = Scheduler::connect(flags.scheduler.address(&flags.installation)?).await?;
+            let status = status::known(&what, false, &mut scheduler).await?;
+            Ok(output.line(&flags.output.format.pick(&status))?)
+        }
         Verb::Scale(flags) => scale(flags, output).await,
     }
 }
 
-async fn list(flags: List, output: &mut Output) -> Result<(), Error> {
-    let mut scheduler = Scheduler::connect(flags.scheduler.address(&flags.installation)?).await?;
+/// All servers.
+pub(crate) async fn list(
+    format: Format,
+    voice: Voice,
+    scheduler: &mut Scheduler,
+    output: &mut Output,
+) -> Result<(), Error> {
+    voice.request(output, request::list)?;
     let statuses = scheduler.server_statuses(None).await?;
-    let text = match flags.output.format {
+    let text = match format {
         Format::Json => output::as_json(&statuses.iter().map(ServerStatus::from).collect::<Vec<_>>()),
         Format::Text => {
-            let rows: Vec<[String; 3]> = statuses.iter().map(row).collect();
+            let rows: Vec<[String; 3]> = statuses.iter().map(|status| row(status, voice)).collect();
             table(["server", "replicas", "models"], &rows)
         }
     };
     Ok(output.line(&text)?)
 }
 
-async fn status(flags: Status, output: &mut Output) -> Result<(), Error> {
-    ServerName::parse(&flags.name).map_err(verb::Error::Name)?;
-    let mut scheduler = Scheduler::connect(flags.scheduler.address(&flags.installation)?).await?;
-    let Some(status) = scheduler.server_status(&flags.name).await? else {
-        return Err(verb::Error::Unknown { kind: "server", name: flags.name }.into());
-    };
-    let text = match flags.output.format {
-        Format::Json => output::as_json(&ServerStatus::from(&status)),
-        Format::Text => as_text(&status),
-    };
-    Ok(output.line(&text)?)
-}
-
 async fn scale(flags: Scale, output: &mut Output) -> Result<(), Error> {
-    let mut servers = Vec::new();
-    if let Some(file) = &flags.file {
-        for server in manifest::servers(file)? {
-            let wire = server.to_wire().map_err(|faults| manifest::faulty(&server.metadata.name, faults))?;
-            servers.push(wire);
-        }
-    }
+    let from_file = flags.file.as_deref().map(|file| manifest::resources(file, Some(Kind::Server))).transpose()?;
     let mut scheduler = Scheduler::connect(flags.scheduler.address(&flags.installation)?).await?;
-    if let (Some(name), Some(replicas)) = (flags.name, flags.replicas) {
-        ServerName::parse(&name).map_err(verb::Error::Name)?;
-        let Some(status) = scheduler.server_status(&name).await? else {
-            return Err(verb::Error::Unknown { kind: "server", name }.into());
-        };
-        servers.push(resized(&status, replicas));
-    }
-    let deadline = Deadline::after(flags.timeout_secs);
-    let wanted: Vec<_> = servers.iter().map(|server| (server.name.clone(), server.expected_replicas)).collect();
-    for server in servers {
-        scheduler.notify_server(server).await?;
-    }
-    for (name, replicas) in wanted {
-        let text = if flags.wait {
-            wait_for(&format!("server {name}"), deadline, async || {
-                Ok(wait::scaled(replicas, scheduler.server_status(&name).await?.as_ref()))
-            })
-            .await?
-        } else {
-            format!("{replicas} replicas wanted")
-        };
-        output.line(&format!("server {name}: {text}"))?;
+    let servers = match (from_file, flags.name, flags.replicas) {
+        (Some(servers), ..) => servers,
+        (None, Some(name), Some(replicas)) => {
+            let what = Named::checked(Kind::Server, name)?;
+            let status = status::known(&what, false, &mut scheduler).await?;
+            let AnyStatus::Server(status) = status else { return Err(verb::Error::Unknown(what).into()) };
+            vec![Resource::Server(resized(&status, replicas))]
+        }
+        (None, ..) => return Err(verb::Error::NameOrFile { kind: Kind::Server }.into()),
+    };
+    let tell = if flags.wait.wait { Tell::Nothing } else { Tell::Accepted };
+    let accepted = apply::declare(servers, tell, Voice::Switchyard, &mut scheduler, output).await?;
+    if flags.wait.wait {
+        let deadline = Deadline::after(flags.wait.timeout_secs);
+        for Accepted { what, number } in accepted {
+            let text = apply::until_scaled(&what, number, deadline, &mut scheduler).await?;
+            output.line(&format!("{what}: {text}"))?;
+        }
     }
     Ok(())
 }
@@ -172,12 +162,22 @@ fn replicas(status: &wire::ServerStatusResponse) -> String {
     }
 }
 
-fn row(status: &wire::ServerStatusResponse) -> [String; 3] {
-    [status.server_name.clone(), replicas(status), status.num_loaded_model_replicas.to_string()]
+fn row(status: &wire::ServerStatusResponse, voice: Voice) -> [String; 3] {
+    let replicas = match voice {
+        Voice::Switchyard => replicas(status),
+        Voice::Seldon { .. } => status.available_replicas.to_string(),
+    };
+    [status.server_name.clone(), replicas, status.num_loaded_model_replicas.to_string()]
+}
+
+/// The status in one line.
+pub(crate) fn summary(status: &wire::ServerStatusResponse) -> String {
+    let (replicas, models) = (status.available_replicas, status.num_loaded_model_replicas);
+    one_line(&format!("server {}: {replicas} replicas, {models} models", status.server_name))
 }
 
 /// The status for a person.
-fn as_text(status: &wire::ServerStatusResponse) -> String {
+pub(crate) fn as_text(status: &wire::ServerStatusResponse) -> String {
     let mut lines = vec![
         format!("server    {}", one_line(&status.server_name)),
         format!("replicas  {} available", replicas(status)),
@@ -196,9 +196,10 @@ fn as_text(status: &wire::ServerStatusResponse) -> String {
 mod tests {
     use messages::scheduler as wire;
 
-    use super::{as_text, resized, row};
+    use super::{as_text, resized, row, summary};
     use crate::output::as_json;
     use crate::output::status::ServerStatus;
+    use crate::voice::Voice;
 
     #[test]
     fn a_server_is_shown_with_its_replicas() {
@@ -221,8 +222,11 @@ mod tests {
         let notify = resized(&status, 3);
         assert_eq!((notify.expected_replicas, notify.min_replicas, notify.max_replicas), (3, 1, 3));
         let status = wire::ServerStatusResponse { r#type: 1, ..status };
-        assert_eq!(row(&status), ["onnx", "1/2", "4"]);
-        assert_eq!(row(&wire::ServerStatusResponse { expected_replicas: -1, ..status.clone() })[1], "1");
+        let ours = Voice::Switchyard;
+        assert_eq!(row(&status, ours), ["onnx", "1/2", "4"]);
+        assert_eq!(row(&status, Voice::Seldon { verbose: false }), ["onnx", "1", "4"]);
+        assert_eq!(row(&wire::ServerStatusResponse { expected_replicas: -1, ..status.clone() }, ours)[1], "1");
+        assert_eq!(summary(&status), "server onnx: 1 replicas, 4 models");
         assert_eq!(
             as_text(&status),
             "server    onnx\nreplicas  1/2 available\nmodels    4\n  1       4 models, 512 MiB of 1 GiB free"

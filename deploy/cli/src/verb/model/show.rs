@@ -1,4 +1,4 @@
-//! `model status`, `model list` and `model metadata`.
+//! Models as they are shown: one, all of them, and what one takes and gives.
 
 use std::time::Duration;
 
@@ -6,58 +6,52 @@ use domain::ModelName;
 use messages::scheduler as wire;
 use wire::model_status::ModelState;
 
-use super::{List, Metadata, Status};
+use crate::address::Address;
 use crate::client::inference::Rest;
 use crate::client::scheduler::Scheduler;
 use crate::command::Format;
 use crate::failure::Error;
 use crate::output::json::indented;
+use crate::output::request;
 use crate::output::status::{ModelStatus, model_state, replica_state};
 use crate::output::table::{one_line, table};
 use crate::output::{self, Output};
 use crate::verb;
+use crate::voice::Voice;
 use crate::wait::latest;
 
 /// How long a server may take to describe a model.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(30);
 
-pub(super) async fn status(flags: Status, output: &mut Output) -> Result<(), Error> {
-    ModelName::parse(&flags.name).map_err(verb::Error::Name)?;
-    let mut scheduler = Scheduler::connect(flags.scheduler.address(&flags.installation)?).await?;
-    let statuses = match scheduler.model_statuses(Some(&flags.name), flags.all_versions).await {
-        Ok(statuses) => statuses,
-        Err(error) if error.is_unknown() => Vec::new(),
-        Err(error) => return Err(error.into()),
-    };
-    let Some(status) = statuses.first() else {
-        return Err(verb::Error::Unknown { kind: "model", name: flags.name }.into());
-    };
-    let text = match flags.output.format {
-        Format::Json => output::as_json(&ModelStatus::from(status)),
-        Format::Text => as_text(status),
-    };
-    Ok(output.line(&text)?)
-}
-
-pub(super) async fn list(flags: List, output: &mut Output) -> Result<(), Error> {
-    let mut scheduler = Scheduler::connect(flags.scheduler.address(&flags.installation)?).await?;
+/// All models but those that are gone.
+pub(crate) async fn list(
+    format: Format,
+    voice: Voice,
+    scheduler: &mut Scheduler,
+    output: &mut Output,
+) -> Result<(), Error> {
+    voice.request(output, request::list)?;
     let mut statuses = scheduler.model_statuses(None, false).await?;
     statuses.retain(|status| latest(status).is_some_and(|version| !is_terminated(version)));
-    let text = match flags.output.format {
-        Format::Json => output::as_json(&statuses.iter().map(ModelStatus::from).collect::<Vec<_>>()),
-        Format::Text => {
-            let rows: Vec<[String; 5]> = statuses.iter().filter_map(row).collect();
-            table(["model", "state", "reason", "version", "replicas"], &rows)
+    let rows = statuses.iter().filter_map(row);
+    let text = match (format, voice) {
+        (Format::Json, _) => output::as_json(&statuses.iter().map(ModelStatus::from).collect::<Vec<_>>()),
+        (Format::Text, Voice::Switchyard) => {
+            table(["model", "state", "reason", "version", "replicas"], &rows.collect::<Vec<_>>())
+        }
+        (Format::Text, Voice::Seldon { .. }) => {
+            let rows: Vec<_> = rows.map(|[model, state, reason, ..]| [model, state, reason]).collect();
+            table(["model", "state", "reason"], &rows)
         }
     };
     Ok(output.line(&text)?)
 }
 
-pub(super) async fn metadata(flags: Metadata, output: &mut Output) -> Result<(), Error> {
-    ModelName::parse(&flags.name).map_err(verb::Error::Name)?;
-    let rest = Rest::new(flags.inference.address(&flags.installation)?, METADATA_TIMEOUT);
-    let body = rest.metadata(&flags.name).await?;
-    Ok(output.line(&indented(&String::from_utf8_lossy(&body)))?)
+/// What a model takes and gives, as its server says.
+pub(crate) async fn metadata(name: &str, envoy: Address, voice: Voice, output: &mut Output) -> Result<(), Error> {
+    ModelName::parse(name).map_err(verb::Error::Name)?;
+    let body = Rest::new(envoy, METADATA_TIMEOUT).metadata(name).await?;
+    Ok(output.line(&indented(&String::from_utf8_lossy(&body), voice.lists()))?)
 }
 
 fn is_terminated(version: &wire::ModelVersionStatus) -> bool {
@@ -91,7 +85,7 @@ fn replicas(version: &wire::ModelVersionStatus) -> String {
 }
 
 /// The status for a person: the latest version first.
-fn as_text(status: &wire::ModelStatusResponse) -> String {
+pub(crate) fn as_text(status: &wire::ModelStatusResponse) -> String {
     let mut lines = vec![format!("model     {}", status.model_name)];
     if status.deleted {
         lines.push("          is being unloaded".to_owned());
