@@ -31,6 +31,8 @@ pub(crate) enum Error {
     Name(#[from] BadName),
     #[error("{0} is not known to the scheduler: `switchyard {kind} list` shows what is", kind = .0.kind)]
     Unknown(Named),
+    #[error("{0} is unloaded already, or about to be")]
+    Leaving(Named),
     #[error("give the name of the {kind}, or a manifest with -f")]
     NameOrFile { kind: Kind },
     #[error("give the request as an argument or with -f, and not both")]

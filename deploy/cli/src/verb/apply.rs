@@ -7,11 +7,11 @@ use messages::scheduler as wire;
 use crate::address::Address;
 use crate::client::inference::Rest;
 use crate::client::scheduler::Scheduler;
-use crate::failure::Error;
+use crate::failure::{Error, chain};
 use crate::manifest::{Kind, Named, Resource};
-use crate::output::{Output, request};
+use crate::output::{Output, request, say};
 use crate::verb::model::load::until_ready;
-use crate::verb::{Deadline, wait_for};
+use crate::verb::{self, Deadline, wait_for};
 use crate::voice::Voice;
 use crate::wait::{self, Verdict};
 
@@ -126,7 +126,8 @@ pub(crate) async fn until_scaled(
 }
 
 /// Removes every resource: experiments before the models that they lead to, and models before their servers. A server
-/// is not forgotten; it is asked to have no replicas.
+/// is not forgotten; it is asked to have no replicas. One that cannot be removed keeps no other one from it; the first
+/// reason is the result then.
 pub(crate) async fn remove(
     mut resources: Vec<Named>,
     tell: Tell,
@@ -135,28 +136,43 @@ pub(crate) async fn remove(
     output: &mut Output,
 ) -> Result<Vec<Named>, Error> {
     resources.sort_by_key(|what| what.kind); // a stable sort, and kinds are in this order
+    let mut failed = None;
     for what in &resources {
         voice.request(output, || request::remove(what))?;
-        let told = match what.kind {
-            Kind::Experiment => {
-                scheduler.stop_experiment(&what.name).await?;
-                "stopped"
+        match remove_one(what, scheduler).await {
+            Ok(told) => {
+                voice.empty_answer(output)?;
+                if voice == Voice::Switchyard && (tell == Tell::Accepted || what.kind != Kind::Model) {
+                    output.line(&format!("{what}: {told}"))?;
+                }
             }
-            Kind::Model => {
-                scheduler.unload_model(&what.name).await?;
-                "unload accepted"
-            }
-            Kind::Server => {
-                scheduler.notify_server(without_replicas(&what.name)).await?;
-                "0 replicas wanted"
-            }
-        };
-        voice.empty_answer(output)?;
-        if voice == Voice::Switchyard && (tell == Tell::Accepted || what.kind != Kind::Model) {
-            output.line(&format!("{what}: {told}"))?;
+            Err(error) if failed.is_none() => failed = Some(error),
+            Err(error) => say(&format!("{what}: {}", chain(&error))),
         }
     }
-    Ok(resources)
+    failed.map_or(Ok(resources), Err)
+}
+
+/// Removes a resource; what a person is told of it.
+async fn remove_one(what: &Named, scheduler: &mut Scheduler) -> Result<&'static str, Error> {
+    Ok(match what.kind {
+        Kind::Experiment => {
+            scheduler.stop_experiment(&what.name).await?;
+            "stopped"
+        }
+        Kind::Model => {
+            // The scheduler takes a second removal for the first one; whoever asks should know that it changes nothing.
+            if scheduler.model_status(&what.name).await?.is_some_and(|status| status.deleted) {
+                return Err(verb::Error::Leaving(what.clone()).into());
+            }
+            scheduler.unload_model(&what.name).await?;
+            "unload accepted"
+        }
+        Kind::Server => {
+            scheduler.notify_server(without_replicas(&what.name)).await?;
+            "0 replicas wanted"
+        }
+    })
 }
 
 /// Waits until the models among the resources are gone.
