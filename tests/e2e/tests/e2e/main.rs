@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod cli;
+mod cli_seldon;
 mod experiments;
 mod first_light;
 mod kill;
