@@ -1,6 +1,7 @@
 //! What a scheduler process is told when it starts.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use scheduler_core::Settings;
@@ -31,6 +32,8 @@ pub struct Config {
     pub decisions: Settings,
     /// What Envoys are told about the listener.
     pub envoy: crate::envoy::Settings,
+    /// Where it counts what it does.
+    pub counters: Arc<crate::Counters>,
 }
 
 impl Config {
@@ -45,6 +48,7 @@ impl Config {
             drain_grace: DRAIN_GRACE,
             decisions: Settings::default(),
             envoy,
+            counters: Arc::default(),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! the disk is nearly full.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use domain::{Ticket, Time};
@@ -13,6 +14,7 @@ use scheduler_core::{Effect, Event, Machine, Refusal};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, warn};
 
+use crate::counters::Counters;
 use crate::outbox::Outbox;
 use crate::store::{CommitError, Pending, Store};
 
@@ -70,6 +72,7 @@ pub(crate) struct Driver {
     pub(crate) outbox: Outbox,
     pub(crate) inbox: mpsc::Receiver<Message>,
     pub(crate) pending: Pending,
+    pub(crate) counters: Arc<Counters>,
 }
 
 impl Driver {
@@ -83,6 +86,7 @@ impl Driver {
             if self.inbox.blocking_recv_many(&mut batch, BATCH_MAX) == 0 {
                 return Ok(());
             }
+            self.counters.batch();
             // Asked once for each batch, and only when somebody wants to declare something.
             let mut spare_bytes = None;
             let mut ends = false;
@@ -110,6 +114,7 @@ impl Driver {
                         self.handle(event, &mut effects);
                     }
                     Message::Look(look) => {
+                        self.counters.look();
                         // What was decided before it is visible to it, so it must be durable first.
                         self.finish(&mut effects, &mut waiting)?;
                         look(&self.machine, &mut self.outbox);
@@ -128,6 +133,7 @@ impl Driver {
 
     /// Lets the machine decide, and takes in what is to be written.
     fn handle(&mut self, event: Event, effects: &mut Vec<Effect>) {
+        self.counters.event();
         let decided = effects.len();
         self.machine.handle(event, now(), effects);
         for effect in effects.iter().skip(decided) {
@@ -143,7 +149,10 @@ impl Driver {
         effects: &mut Vec<Effect>,
         waiting: &mut BTreeMap<Ticket, oneshot::Sender<Result<(), Rejected>>>,
     ) -> Result<(), CommitError> {
-        self.store.commit(&mut self.pending)?;
+        if !self.pending.is_empty() {
+            self.store.commit(&mut self.pending)?;
+            self.counters.commit();
+        }
         for effect in effects.drain(..) {
             match effect {
                 Effect::Write(_) => {} // it was taken in by `handle`

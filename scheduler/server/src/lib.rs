@@ -6,6 +6,7 @@
 //! `publishing` → `driver`.
 
 mod config;
+mod counters;
 mod driver;
 pub mod envoy;
 mod grpc;
@@ -17,6 +18,7 @@ mod store;
 mod timers;
 
 pub use config::{Config, DRAIN_GRACE, LAG_AFTER, STORE_BYTES};
+pub use counters::Counters;
 pub use driver::Rejected;
 pub use handle::{Scheduler, Subscription};
 pub use process::{Error, Listeners, run};

@@ -109,7 +109,9 @@ pub async fn run(config: Config, listeners: Listeners, stop: Stop) -> Result<(),
     let tasks = Tasks::new(stop.clone());
     let ads = publishing.ads();
     let (ended, end) = oneshot::channel();
-    let driver = Driver { machine, store, outbox, inbox: queue, pending: Pending::default() };
+    let counters = config.counters.clone();
+    counters.show(ads.clone());
+    let driver = Driver { machine, store, outbox, inbox: queue, pending: Pending::default(), counters };
     let thread = std::thread::Builder::new().name("driver".to_owned());
     let thread = thread
         .spawn(move || {

@@ -8,6 +8,7 @@
 mod backend;
 mod change;
 mod client;
+mod fake;
 mod figures;
 mod installation;
 mod latency;
@@ -18,6 +19,9 @@ mod memory;
 mod mesh;
 mod process;
 mod program;
+mod scheduler;
+mod statuses;
+mod storm;
 mod table;
 
 use std::process::ExitCode;
@@ -51,14 +55,18 @@ enum Scenario {
     Latency,
     Load,
     Memory,
+    Loads,
+    Many,
 }
 
-const SCENARIOS: [(&str, Scenario); 5] = [
+const SCENARIOS: [(&str, Scenario); 7] = [
     ("lookup", Scenario::Lookup),
     ("change", Scenario::Change),
     ("latency", Scenario::Latency),
     ("load", Scenario::Load),
     ("memory", Scenario::Memory),
+    ("storm-loads", Scenario::Loads),
+    ("storm-many", Scenario::Many),
 ];
 
 const USAGE: &str =
@@ -75,9 +83,13 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<()> {
-    let (size, scenarios) = read(std::env::args().skip(1))?;
+    let mut arguments = std::env::args().skip(1).peekable();
+    if arguments.next_if(|word| word == scheduler::WORD).is_some() {
+        return runtime()?.block_on(scheduler::run(arguments));
+    }
+    let (size, scenarios) = read(arguments)?;
     program::build()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+    let runtime = runtime()?;
     println!("{}", process::machine());
     for scenario in scenarios {
         let started = Instant::now();
@@ -90,12 +102,18 @@ fn run() -> Result<()> {
                 Scenario::Latency => latency::run(size).await,
                 Scenario::Load => load::run(size).await,
                 Scenario::Memory => memory::run(size).await,
+                Scenario::Loads => storm::loads::run(size).await,
+                Scenario::Many => storm::loads::many(size).await,
             }
         });
         outcome.with_context(|| format!("scenario {name}"))?;
         eprintln!("({name} took {:.1} s)", started.elapsed().as_secs_f64());
     }
     Ok(())
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")
 }
 
 fn read(arguments: impl Iterator<Item = String>) -> Result<(Size, Vec<Scenario>)> {

@@ -4,6 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Processor time of all threads that live. (`stat` would add those that ended, in steps of 10 ms; threads of the
 /// processes we ask for do not end.)
@@ -32,6 +33,23 @@ pub(crate) fn memory(pid: u32) -> Result<Memory> {
         number.with_context(|| format!("{name} of process {pid}"))
     };
     Ok(Memory { resident: field("Rss:")?, proportional: field("Pss:")? })
+}
+
+/// SIGKILL to the process and nobody else.
+pub(crate) fn kill9(pid: u32) -> Result<()> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("a process id")?;
+    kill_process(pid, Signal::KILL).with_context(|| format!("kill process {pid:?}"))
+}
+
+/// Resident memory of a process in bytes, and how much of it is of files (its program, its store).
+pub(crate) fn resident(pid: u32) -> Result<(u64, u64)> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).with_context(|| format!("process {pid}"))?;
+    let field = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        let number = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
+        number.map(|kilobytes| kilobytes * 1_024).with_context(|| format!("{name} of process {pid}"))
+    };
+    Ok((field("VmRSS:")?, field("RssFile:")?))
 }
 
 /// A child and the words of its command line.

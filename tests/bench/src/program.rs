@@ -27,6 +27,14 @@ pub(crate) fn path() -> Result<PathBuf> {
     Ok(this.with_file_name("switchyard"))
 }
 
+/// Starts this program again; what it says goes to `log`.
+pub(crate) async fn again(arguments: &[String], folder: &Path, log: &Path) -> Result<Child> {
+    let this = std::env::current_exe().context("find this program")?;
+    let output = || Output::File(log.to_owned());
+    let command = child::Command::new(&this).args(arguments).launcher(&path()?).current_dir(folder);
+    command.stdout(output()).stderr(output()).spawn().await.with_context(|| format!("start {}", this.display()))
+}
+
 /// Starts the program; what it says goes to `log`.
 pub(crate) async fn start(arguments: &[&str], folder: &Path, log: &Path) -> Result<Child> {
     let path = path()?;

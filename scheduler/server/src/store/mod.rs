@@ -267,6 +267,12 @@ impl Pending {
         }
     }
 
+    /// Whether there is nothing to write.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
     /// Size of what there is to write.
     #[must_use]
     pub fn bytes(&self) -> usize {
