@@ -355,5 +355,5 @@ impl Set {
 }
 
 fn sets(route: Option<&Route>) -> impl Iterator<Item = &PlacementSet> {
-    route.into_iter().flat_map(|route| route.backends.iter().map(|backend| &backend.set))
+    route.into_iter().flat_map(Route::sets)
 }

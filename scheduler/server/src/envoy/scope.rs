@@ -3,17 +3,19 @@
 //! A name with one backend has ONE route without headers of its own: the route's name is `<model>_<version>`, and the
 //! listener's filter makes both headers of it. That is what keeps 100,000 names small. A name with several backends
 //! sets the headers for each of them, which that filter respects; routes that keep a client at its backend come first.
+//! A mirror is a policy of each of the routes, with the header for its version on the copy alone.
 //! (The filter cannot be turned off by a route: Envoy looks for that before a script has found out the model.)
 //!
 //! Not here: where a set's replicas are (`cluster`), and the listener that reads the scopes (`listener`, `filters`).
 
 use std::time::Duration;
 
-use domain::{Backend, PlacementSet, RoutableName, Route as DomainRoute, header};
-use envoy_types::pb::envoy::config::core::v3::HeaderValueOption;
+use domain::{Backend, MirrorBackend, PlacementSet, RoutableName, Route as DomainRoute, header};
+use envoy_types::pb::envoy::config::common::mutation_rules::v3::{HeaderMutation, header_mutation};
+use envoy_types::pb::envoy::config::core::v3::{HeaderValueOption, RuntimeFractionalPercent};
 use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
 use envoy_types::pb::envoy::config::route::v3::route::Action;
-use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
+use envoy_types::pb::envoy::config::route::v3::route_action::{ClusterSpecifier, RequestMirrorPolicy};
 use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
 use envoy_types::pb::envoy::config::route::v3::scoped_route_configuration::key::fragment;
 use envoy_types::pb::envoy::config::route::v3::scoped_route_configuration::{Key as ScopeKey, key::Fragment};
@@ -24,6 +26,7 @@ use envoy_types::pb::envoy::config::route::v3::{
 };
 use envoy_types::pb::envoy::r#type::matcher::v3::StringMatcher;
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
+use envoy_types::pb::envoy::r#type::v3::{FractionalPercent, fractional_percent::DenominatorType};
 use xds::{Key, Kind, Resource};
 
 use super::cluster::{self, Door, Shape};
@@ -47,6 +50,9 @@ const LOGGING: &str = "Seldon-Logging";
 /// The one virtual host of a scope. Short, because there are very many.
 const HOST: &str = "h";
 
+/// Envoy takes a drawn number up to and including the numerator, so it is given in the finest unit.
+const MILLIONTHS_OF_A_PERCENT: u32 = 10_000;
+
 /// No limit: an inference takes as long as it takes.
 const NO_TIMEOUT: Duration = Duration::ZERO;
 
@@ -60,23 +66,36 @@ pub(super) fn resource(name: &RoutableName, route: &DomainRoute, shape: impl Fn(
     let name = name.to_string();
     let backends: Vec<(&Backend, Shape)> =
         route.backends.iter().map(|backend| (backend, shape(&backend.set))).collect();
-    let routes = match backends.as_slice() {
+    let copied = route.mirrors.iter().filter(|mirror| mirror.percent > 0);
+    let mirrors: Vec<(&MirrorBackend, Shape)> = copied.map(|mirror| (mirror, shape(&mirror.set))).collect();
+    let widest = |shapes: &mut dyn Iterator<Item = Shape>| {
+        shapes.chain(mirrors.iter().map(|(_, shape)| *shape)).max().unwrap_or(Shape::OnePort)
+    };
+    let mut routes: Vec<Route> = match backends.as_slice() {
         [(only, shape)] => {
             let version = only.version.internal_name();
-            doors(*shape).iter().map(|door| to_cluster(&version, *door, target(only, *shape, *door))).collect()
+            let to = |door: &Door| to_cluster(&version, *door, target(&only.set, *shape, *door));
+            doors(widest(&mut [*shape].into_iter())).iter().map(to).collect()
         }
         several => {
             let sticky = several.iter().flat_map(|(backend, shape)| {
-                doors(*shape).iter().map(|door| sticky(backend, *door, target(backend, *shape, *door)))
+                let doors = doors(widest(&mut [*shape].into_iter()));
+                doors.iter().map(|door| sticky(backend, *door, target(&backend.set, *shape, *door)))
             });
-            let widest = several.iter().map(|(_, shape)| *shape).max().unwrap_or(Shape::OnePort);
+            let widest = widest(&mut several.iter().map(|(_, shape)| *shape));
             let weighted = doors(widest).iter().map(|door| weighted(&name, *door, several));
             sticky.chain(weighted).collect()
         }
     };
-    let targets = backends
+    if !mirrors.is_empty() {
+        routes.iter_mut().for_each(|route| copy(route, &mirrors));
+    }
+    let leads = backends.iter().map(|(backend, shape)| (&backend.set, *shape));
+    let leads: Vec<(&PlacementSet, Shape)> =
+        leads.chain(mirrors.iter().map(|(mirror, shape)| (&mirror.set, *shape))).collect();
+    let targets = leads
         .iter()
-        .flat_map(|(backend, shape)| doors(*shape).iter().map(|door| cluster::key(&target(backend, *shape, *door))));
+        .flat_map(|(set, shape)| doors(*shape).iter().map(|door| cluster::key(&target(set, *shape, *door))));
     let mut host = host(routes);
     if route.log_payloads {
         host.response_headers_to_add.push(overwrite(LOGGING, "true"));
@@ -124,13 +143,13 @@ const fn doors(shape: Shape) -> &'static [Door] {
     }
 }
 
-/// The cluster a backend is reached by. A set with one port is reached by it, whatever other backends have.
-fn target(backend: &Backend, shape: Shape, door: Door) -> String {
+/// The cluster a set is reached by. A set with one port is reached by it, whatever other sets of the route have.
+fn target(set: &PlacementSet, shape: Shape, door: Door) -> String {
     let door = match shape {
         Shape::OnePort => Door::Shared,
         Shape::TwoPorts => door,
     };
-    cluster::name(&backend.set, door)
+    cluster::name(set, door)
 }
 
 fn to_cluster(name: &str, door: Door, cluster: String) -> Route {
@@ -161,6 +180,33 @@ fn sticky(backend: &Backend, door: Door, cluster: String) -> Route {
     route
 }
 
+/// Sends copies of a route's requests. Only the copy says that it is for the mirror's version; nobody waits for its
+/// answer.
+fn copy(route: &mut Route, mirrors: &[(&MirrorBackend, Shape)]) {
+    let is_grpc = |path: &PathSpecifier| matches!(path, PathSpecifier::Prefix(prefix) if prefix == GRPC_PREFIX);
+    let path = route.r#match.as_ref().and_then(|matching| matching.path_specifier.as_ref());
+    let door = if path.is_some_and(is_grpc) { Door::Grpc } else { Door::Rest };
+    let Some(Action::Route(action)) = &mut route.action else { return };
+    action.request_mirror_policies = mirrors
+        .iter()
+        .map(|(mirror, shape)| RequestMirrorPolicy {
+            cluster: target(&mirror.set, *shape, door),
+            runtime_fraction: Some(RuntimeFractionalPercent {
+                default_value: Some(FractionalPercent {
+                    numerator: mirror.percent.saturating_mul(MILLIONTHS_OF_A_PERCENT),
+                    denominator: DenominatorType::Million.into(),
+                }),
+                ..RuntimeFractionalPercent::default()
+            }),
+            disable_shadow_host_suffix_append: true,
+            request_headers_mutations: vec![HeaderMutation {
+                action: Some(header_mutation::Action::Append(internal_model(&mirror.version.internal_name()))),
+            }],
+            ..RequestMirrorPolicy::default()
+        })
+        .collect();
+}
+
 /// Shares the traffic by weight.
 fn weighted(name: &str, door: Door, backends: &[(&Backend, Shape)]) -> Route {
     // Envoy refuses a sum of 0.
@@ -168,7 +214,7 @@ fn weighted(name: &str, door: Door, backends: &[(&Backend, Shape)]) -> Route {
     let clusters = backends.iter().map(|(backend, shape)| {
         let version = backend.version.internal_name();
         ClusterWeight {
-            name: target(backend, *shape, door),
+            name: target(&backend.set, *shape, door),
             weight: uint(backend.weight.max(least)),
             request_headers_to_add: vec![internal_model(&version)],
             response_headers_to_add: vec![route_header(&version)],

@@ -56,6 +56,8 @@ pub enum Mood {
     Refuses,
     /// Answers 503.
     Overloaded,
+    /// Takes the request and never answers.
+    Hangs,
 }
 
 #[derive(Debug)]
@@ -137,6 +139,10 @@ impl Backend {
         if mood == Mood::Refuses {
             record(seen);
             return Err(Broken::Refused(h2::Reason::REFUSED_STREAM.into()));
+        }
+        if mood == Mood::Hangs {
+            record(seen);
+            return std::future::pending().await;
         }
         if path.starts_with("/inference.GRPCInferenceService/") {
             record(seen);

@@ -9,6 +9,7 @@
 
 mod backend;
 mod client;
+mod experiments;
 mod failures;
 mod rest;
 mod rollout;
@@ -71,6 +72,13 @@ async fn run(only: Option<String>) {
         rollout::logged_payloads_are_announced_in_a_roll_out,
         rollout::two_ports_are_told_apart,
         rollout::one_and_two_ports_share_a_roll_out,
+        experiments::experiment_is_split_by_weight_over_rest_and_grpc,
+        experiments::client_stays_with_its_candidate_while_there_is_one,
+        experiments::mirror_gets_a_copy_of_every_request_and_nobody_sees_its_answer,
+        experiments::mirror_gets_its_share,
+        experiments::mirror_that_fails_hangs_or_is_dead_harms_nobody,
+        experiments::mirror_with_two_ports_gets_each_protocol_at_its_own,
+        experiments::change_of_one_name_among_ten_thousand_sends_one,
         failures::refused_connection_is_retried_elsewhere,
         failures::refused_stream_is_retried_elsewhere,
         failures::answer_is_never_retried,

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use api::inference::grpc_inference_service_client::GrpcInferenceServiceClient;
 use domain::{
-    Backend, Endpoint, Generation, Health, ModelName, ModelVersionId, PlacementSet, ReplicaId, ReplicaIndex,
-    RoutableName, Route, ServerName, Time, VersionNumber,
+    Backend, Endpoint, ExperimentName, Generation, Health, MirrorBackend, ModelName, ModelVersionId, PlacementSet,
+    ReplicaId, ReplicaIndex, RoutableName, Route, ServerName, Time, VersionNumber,
 };
 use envoy::{Admin, Bootstrap, Envoy, FirstConfiguration};
 use scheduler::envoy::{AccessLog, News, Publisher, Settings, tailor};
@@ -151,6 +151,38 @@ impl World {
         self.generation += 1;
         let name = RoutableName::Model(ModelName::parse(name).unwrap());
         RouteChange::Route { name, generation: Generation(self.generation), route }
+    }
+
+    /// An experiment: models with version, set and weight, and a mirror with percent.
+    pub fn split(
+        &mut self,
+        name: &str,
+        candidates: &[(&str, u32, &PlacementSet, u32)],
+        mirror: Option<(&str, u32, &PlacementSet, u32)>,
+    ) -> RouteChange {
+        let version = |model: &str, number: u32| ModelVersionId {
+            model: ModelName::parse(model).unwrap(),
+            number: VersionNumber(number),
+        };
+        let backends = candidates.iter().map(|(model, number, set, weight)| Backend {
+            version: version(model, *number),
+            set: (*set).clone(),
+            weight: *weight,
+        });
+        let mirrors = mirror.iter().map(|(model, number, set, percent)| MirrorBackend {
+            version: version(model, *number),
+            set: (*set).clone(),
+            percent: *percent,
+        });
+        self.generation += 1;
+        let route = Route { backends: backends.collect(), mirrors: mirrors.collect(), log_payloads: false };
+        let name = RoutableName::Experiment(ExperimentName::parse(name).unwrap());
+        RouteChange::Route { name, generation: Generation(self.generation), route: Some(route) }
+    }
+
+    /// The connected Envoys and what they were sent.
+    pub fn streams(&self) -> Vec<xds::StreamStatus> {
+        self.ads.streams()
     }
 
     /// Publishes, and waits until Envoy uses every route among the changes.

@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use domain::{
-    Backend, Endpoint, Generation, Health, ModelName, ModelVersionId, PlacementSet, ReplicaId, ReplicaIndex,
-    RoutableName, Route, ServerName, Time, VersionNumber,
+    Backend, Endpoint, ExperimentName, Generation, Health, MirrorBackend, ModelName, ModelVersionId, PlacementSet,
+    ReplicaId, ReplicaIndex, RoutableName, Route, ServerName, Time, VersionNumber,
 };
 use scheduler::envoy::{Publisher, Settings};
 use scheduler_core::RouteChange;
@@ -91,6 +91,26 @@ fn roll_out() {
     let new = [endpoint(2, Health::Healthy)];
     let changes = vec![placed(&old), placed(&new), route(&[(1, &old, 66), (2, &new, 34)], false)];
     check("roll_out", &published(changes));
+}
+
+#[test]
+fn experiment_with_a_mirror() {
+    let (one, two) = ([endpoint(0, Health::Healthy)], [endpoint(1, Health::Healthy)]);
+    let version = |model: &str, number| ModelVersionId {
+        model: ModelName::parse(model).expect("a name"),
+        number: VersionNumber(number),
+    };
+    let backend =
+        |model, endpoints: &[Endpoint], weight| Backend { version: version(model, 1), set: set(endpoints), weight };
+    let mirror = MirrorBackend { version: version("shadow", 3), set: set(&two), percent: 20 };
+    let split = Route {
+        backends: vec![backend("iris", &one, 8), backend("rose", &two, 2)],
+        mirrors: vec![mirror],
+        log_payloads: false,
+    };
+    let name = RoutableName::Experiment(ExperimentName::parse("split").expect("a name"));
+    let split = RouteChange::Route { name, generation: Generation(1), route: Some(split) };
+    check("experiment", &published(vec![placed(&one), placed(&two), split]));
 }
 
 /// The last resort is decided elsewhere: a set of lost replicas comes here as healthy ones, as in `two_replicas`.
