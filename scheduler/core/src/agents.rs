@@ -10,6 +10,7 @@ use domain::{
 
 use crate::effect::{Effect, Refusal};
 use crate::event::{ConnectionId, HeldModel, Timer};
+use crate::few::Few;
 use crate::machine::{Freed, Machine};
 use crate::model::{Assignment, Model, Version};
 use crate::server::{Link, Replica, Server};
@@ -63,7 +64,7 @@ impl Machine {
                     deleted: false,
                     terminated_at: None,
                     clock: Clock(0),
-                    versions: BTreeMap::from([(*number, Version::new(held.definition.clone(), now))]),
+                    versions: Few::from([(*number, Version::new(held.definition.clone(), now))]),
                 };
                 reconcile(&mut model, id, &mine, now);
                 self.add(model, now, out);
@@ -266,7 +267,7 @@ fn moves(model: &Model, id: &ReplicaId) -> bool {
 /// Brings the model in line with what the agent says it holds of it.
 fn reconcile(model: &mut Model, id: &ReplicaId, held: &BTreeMap<VersionNumber, &HeldModel>, now: Time) {
     for (number, held) in held {
-        let version = model.versions.entry(*number).or_insert_with(|| Version::new(held.definition.clone(), now));
+        let version = model.versions.get_or_insert_with(*number, || Version::new(held.definition.clone(), now));
         version.runtime = version.runtime.or(held.runtime);
         let elsewhere = version.server.as_ref().is_some_and(|server| *server != id.server);
         if elsewhere && version.assignments.values().any(|assignment| !assignment.lifecycle.is_over()) {
@@ -276,7 +277,7 @@ fn reconcile(model: &mut Model, id: &ReplicaId, held: &BTreeMap<VersionNumber, &
             version.server = Some(id.server.clone());
             version.assignments.clear();
         }
-        version.assignments.entry(id.index).or_insert_with(|| Assignment::requested(now));
+        version.assignments.get_or_insert_with(id.index, || Assignment::requested(now));
     }
     for (number, version) in &mut model.versions {
         if version.server.as_ref() != Some(&id.server) {

@@ -1,11 +1,13 @@
 //! A model with its versions and where each of them is: what is kept on disk, and what follows from it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use domain::{
     Bytes, Clock, Lifecycle, ModelDefinition, ModelName, ModelVersionId, ReplicaId, ReplicaIndex, RuntimeInfo,
     ServerName, Time, VersionNumber,
 };
+
+use crate::few::Few;
 
 /// A model. It has at least one version; the last one is what users want.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +21,7 @@ pub struct Model {
     /// Clock of the last command about it; never goes back, also not over restarts.
     pub clock: Clock,
     /// Its versions by number; never empty.
-    pub versions: BTreeMap<VersionNumber, Version>,
+    pub versions: Few<VersionNumber, Version>,
 }
 
 /// One immutable version.
@@ -32,7 +34,7 @@ pub struct Version {
     /// The server its assignments are on.
     pub server: Option<ServerName>,
     /// Where it is, by replica of that server.
-    pub assignments: BTreeMap<ReplicaIndex, Assignment>,
+    pub assignments: Few<ReplicaIndex, Assignment>,
     /// It has taken requests with a route that every gating Envoy had acknowledged.
     pub was_available: bool,
     /// Why it is not on as many replicas as wished; empty when it is, or when nobody wishes any more.
@@ -105,7 +107,7 @@ impl Version {
             definition,
             runtime: None,
             server: None,
-            assignments: BTreeMap::new(),
+            assignments: Few::new(),
             was_available: false,
             shortfall: String::new(),
             short_of_memory: false,

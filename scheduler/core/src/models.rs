@@ -9,6 +9,7 @@ use domain::{
 
 use crate::effect::{Effect, Refusal};
 use crate::event::Outcome;
+use crate::few::Few;
 use crate::machine::{Freed, Machine, stale};
 use crate::model::{Model, Version};
 use crate::server::Server;
@@ -210,7 +211,7 @@ fn first(definition: ModelDefinition, clock: Clock, now: Time) -> Model {
         deleted: false,
         terminated_at: None,
         clock,
-        versions: BTreeMap::from([(number, Version::new(definition, now))]),
+        versions: Few::from([(number, Version::new(definition, now))]),
     }
 }
 

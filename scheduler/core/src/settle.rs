@@ -343,7 +343,7 @@ fn assign(version: &mut Version, placement: Placement, wished: u32, retry: Retry
         version.assignments.clear();
     }
     for index in &placement.replicas {
-        let assignment = version.assignments.entry(*index).or_insert_with(|| Assignment::requested(now));
+        let assignment = version.assignments.get_or_insert_with(*index, || Assignment::requested(now));
         if assignment.lifecycle != Lifecycle::LoadFailed || retry == Retry::Failed {
             assignment.apply(Input::Place, now);
         }

@@ -102,6 +102,7 @@ impl Table {
                 out(RouteChange::Set { set: set.clone(), endpoints: Some(endpoints(set)) });
             }
         }
+        let route = route.map(|route| self.shared(route));
         self.may_lead_to(name, others(name, route.as_ref()));
         let published = self.names.entry(name.clone()).or_default();
         published.generation = published.generation.next();
@@ -163,6 +164,17 @@ impl Table {
         if self.names.get(name).is_some_and(|published| published.route.is_none() && published.others.is_empty()) {
             self.names.remove(name);
         }
+    }
+
+    /// The route with the sets that are in use already, so that there is one copy of each however many routes lead there.
+    fn shared(&self, mut route: Route) -> Route {
+        let backends = route.backends.iter_mut().map(|backend| &mut backend.set);
+        for set in backends.chain(route.mirrors.iter_mut().map(|mirror| &mut mirror.set)) {
+            if let Some((known, _)) = self.users.get_key_value(set) {
+                set.clone_from(known);
+            }
+        }
+        route
     }
 
     /// Counts one more user of a set; true when it is the first.

@@ -299,7 +299,7 @@ mod tests {
     use domain::{
         Bytes, Clock, Lifecycle, ModelName, ReplicaConfig, ReplicaIndex, ServerBounds, ServerName, Time, VersionNumber,
     };
-    use scheduler_core::{Assignment, Experiment, Kept, Link, Model, Record, Replica, Server, Version};
+    use scheduler_core::{Assignment, Experiment, Few, Kept, Link, Model, Record, Replica, Server, Version};
 
     use prost::Message;
 
@@ -332,7 +332,7 @@ mod tests {
             deleted: true,
             terminated_at: Some(Time(11)),
             clock: Clock(10),
-            versions: BTreeMap::from([(VersionNumber(4), version)]),
+            versions: Few::from([(VersionNumber(4), version)]),
         }
     }
 

@@ -1,12 +1,10 @@
 //! Records of `switchyard.store.v1` to the machine's models, servers and experiments and back.
 
-use std::collections::BTreeMap;
-
 use domain::{Bytes, Clock, ModelName, ReplicaConfig, ReplicaIndex, ServerBounds, ServerName, Time, VersionNumber};
 use messages::scheduler::model_replica_status::ModelReplicaState;
 use messages::store as wire;
 use prost::Message;
-use scheduler_core::{Assignment, Experiment, Link, Model, Replica, Server, Version};
+use scheduler_core::{Assignment, Experiment, Few, Link, Model, Replica, Server, Version};
 
 /// Why a record cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +78,7 @@ fn encode_version(number: VersionNumber, version: &Version) -> wire::ModelVersio
 
 pub(super) fn decode_model(bytes: &[u8]) -> Result<Model, BadRecord> {
     let record = wire::Model::decode(bytes).map_err(BadRecord::Undecodable)?;
-    let versions: BTreeMap<VersionNumber, Version> =
+    let versions: Few<VersionNumber, Version> =
         record.versions.into_iter().map(decode_version).collect::<Result<_, _>>()?;
     if versions.is_empty() {
         return Err(BadRecord::NoVersion);
