@@ -263,6 +263,25 @@ impl Resource {
         &self.requires
     }
 
+    /// The same resource with the caller's copy of its name, so that there is one.
+    #[must_use]
+    pub fn sharing(mut self, name: &Name) -> Self {
+        if self.name == *name {
+            self.name.clone_from(name);
+        }
+        self
+    }
+
+    /// The same resource with the table's copies of what it requires.
+    pub(crate) fn requiring<'a>(mut self, known: impl Fn(&Key) -> Option<&'a Key>) -> Self {
+        for key in &mut self.requires {
+            if let Some(known) = known(key) {
+                key.clone_from(known);
+            }
+        }
+        self
+    }
+
     pub(crate) fn with_version(&self, version: Version) -> Self {
         Resource { version, ..self.clone() }
     }

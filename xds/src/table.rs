@@ -205,6 +205,8 @@ impl Table {
     fn set(&mut self, key: Key, wanted: Option<Resource>) {
         self.revision = Revision(self.revision.0 + 1);
         let revision = self.revision;
+        let wanted =
+            wanted.map(|wanted| wanted.requiring(|to| self.referrers.get_key_value(to).map(|(known, _)| known)));
         for to in wanted.iter().flat_map(Resource::required) {
             *self.referrers.entry(to.clone()).or_default() += 1;
         }

@@ -5,7 +5,7 @@ use crate::{Bytes, ModelName, ServerName};
 /// A model as declared: what it is ([`ModelSpec`]) and how much of it is wanted ([`Deployment`]).
 ///
 /// A change of [`ModelSpec`] is a new version; everything else edits the latest version in place
-/// (`spec/control-plane.md` §2.3).
+/// (`spec/control-plane.md` §2.3). What few models have is boxed, because a hundred thousand of these are kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelDefinition {
     /// Identity of the model.
@@ -21,7 +21,7 @@ pub struct ModelDefinition {
     /// How much of it is wanted.
     pub deployment: Deployment,
     /// Topics of one's own; kept and given back.
-    pub stream: Option<StreamTopics>,
+    pub stream: Option<Box<StreamTopics>>,
     /// Delete the model's topics with it; absent when the caller sent no dataflow part.
     pub clean_topics_on_delete: Option<bool>,
 }
@@ -43,7 +43,7 @@ pub struct ModelSpec {
     /// Numbered sub-folder of the artifact.
     pub artifact_version: Option<u32>,
     /// Credentials for the artifact's store.
-    pub storage: Option<StorageConfig>,
+    pub storage: Option<Box<StorageConfig>>,
     /// Capabilities that a server must offer, as written (spaces around them do not count).
     pub requirements: Vec<String>,
     /// Memory of one instance.
@@ -51,9 +51,9 @@ pub struct ModelSpec {
     /// The one server it may run on.
     pub server: Option<ServerName>,
     /// Set when the model explains another one.
-    pub explainer: Option<Explainer>,
+    pub explainer: Option<Box<Explainer>>,
     /// Set when the model is a prompt over another one.
-    pub llm: Option<Llm>,
+    pub llm: Option<Box<Llm>>,
     /// Passed to the model when it is loaded.
     pub parameters: Vec<Parameter>,
 }

@@ -7,7 +7,7 @@
 //! Invariants: a route's clusters are in the table as long as the route is; the first publication has the listener, the
 //! server-wide scopes and everything it was given; work for a change does not depend on the number of names.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use domain::{Endpoint, Generation, PlacementSet, RoutableName, Route, Time};
 use scheduler_core::RouteChange;
@@ -107,7 +107,8 @@ struct Published {
     name: RoutableName,
     route: Option<Route>,
     generation: Generation,
-    sent: VecDeque<Sent>,
+    /// Oldest first; nearly always one.
+    sent: Vec<Sent>,
 }
 
 /// One generation as it was published. The revision comes when it was.
@@ -276,7 +277,7 @@ impl Publisher {
             name,
             route: None,
             generation,
-            sent: VecDeque::new(),
+            sent: Vec::new(),
         });
         published.generation = generation;
         let before = std::mem::replace(&mut published.route, route);
@@ -304,7 +305,7 @@ impl Publisher {
         let sets = &self.sets;
         let shape = |set: &PlacementSet| sets.get(set).map_or(Shape::OnePort, |state| state.shape);
         let change = match published.route.as_ref().filter(|route| !route.backends.is_empty()) {
-            Some(route) => Change::Put(scope::resource(&published.name, route, shape)),
+            Some(route) => Change::Put(scope::resource(&published.name, route, shape).sharing(key)),
             None => Change::Remove(scope::key(key.as_str())),
         };
         let version = match &change {
@@ -314,9 +315,10 @@ impl Publisher {
         // What was not published yet is replaced, what was may still be told of.
         published.sent.retain(|sent| sent.revision.is_some());
         if published.sent.len() >= MAX_REMEMBERED {
-            published.sent.pop_front();
+            published.sent.remove(0);
         }
-        published.sent.push_back(Sent { generation: published.generation, version, revision: None });
+        published.sent.reserve_exact(1);
+        published.sent.push(Sent { generation: published.generation, version, revision: None });
         out.gated.push(change.key());
         out.changes.push(change);
         self.unconfirmed.insert(key.clone());

@@ -62,7 +62,9 @@ pub fn definition(model: wire::Model) -> Result<ModelDefinition, Invalid> {
             max_replicas: deployment.max_replicas,
             log_payloads: deployment.log_payloads,
         },
-        stream: model.stream_spec.map(|topics| StreamTopics { input: topics.input_topic, output: topics.output_topic }),
+        stream: model
+            .stream_spec
+            .map(|topics| Box::new(StreamTopics { input: topics.input_topic, output: topics.output_topic })),
         clean_topics_on_delete: model.dataflow_spec.map(|dataflow| dataflow.clean_topics_on_delete),
     });
     match invalid.or(definition)? {
@@ -101,19 +103,21 @@ fn spec(spec: wire::ModelSpec, invalid: &mut Invalid) -> ModelSpec {
     let (explainer, llm) = match spec.model_spec {
         Some(wire::model_spec::ModelSpec::Explainer(explainer)) => {
             let (model, pipeline) = (explainer.model_ref, explainer.pipeline_ref);
-            (Some(Explainer { kind: explainer.r#type, model, pipeline }), None)
+            (Some(Box::new(Explainer { kind: explainer.r#type, model, pipeline })), None)
         }
         Some(wire::model_spec::ModelSpec::Llm(llm)) => {
-            (None, Some(Llm { model: llm.model_ref, pipeline: llm.pipeline_ref }))
+            (None, Some(Box::new(Llm { model: llm.model_ref, pipeline: llm.pipeline_ref })))
         }
         None => (None, None),
     };
     ModelSpec {
         uri: spec.uri,
         artifact_version: spec.artifact_version,
-        storage: spec.storage_config.and_then(|storage| storage.config).map(|config| match config {
-            wire::storage_config::Config::StorageSecretName(name) => StorageConfig::SecretName(name),
-            wire::storage_config::Config::StorageRcloneConfig(remote) => StorageConfig::Remote(remote),
+        storage: spec.storage_config.and_then(|storage| storage.config).map(|config| {
+            Box::new(match config {
+                wire::storage_config::Config::StorageSecretName(name) => StorageConfig::SecretName(name),
+                wire::storage_config::Config::StorageRcloneConfig(remote) => StorageConfig::Remote(remote),
+            })
         }),
         requirements: spec.requirements,
         memory: spec.memory_bytes.map(Bytes),
@@ -146,7 +150,7 @@ pub fn wire(definition: &ModelDefinition, runtime: Option<RuntimeInfo>) -> wire:
         })),
         (None, None) => None,
     };
-    let storage = spec.storage.as_ref().map(|storage| match storage {
+    let storage = spec.storage.as_deref().map(|storage| match storage {
         StorageConfig::SecretName(name) => wire::storage_config::Config::StorageSecretName(name.clone()),
         StorageConfig::Remote(remote) => wire::storage_config::Config::StorageRcloneConfig(remote.clone()),
     });
