@@ -13,7 +13,8 @@ use crate::effect::RouteChange;
 /// What has been published, by name, with what Envoys have applied of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Table {
-    names: BTreeMap<RoutableName, Published>,
+    /// Boxed, because a B-tree has room for twice what is in it.
+    names: BTreeMap<RoutableName, Box<Published>>,
     users: BTreeMap<PlacementSet, u32>,
     sets: BTreeMap<ReplicaId, BTreeSet<PlacementSet>>,
     /// Names of experiments and of other models that may lead to a model.
@@ -52,15 +53,15 @@ impl Published {
 
 impl Table {
     pub(crate) fn get(&self, name: &RoutableName) -> Option<&Published> {
-        self.names.get(name)
+        self.names.get(name).map(Box::as_ref)
     }
 
     pub(crate) fn get_mut(&mut self, name: &RoutableName) -> Option<&mut Published> {
-        self.names.get_mut(name)
+        self.names.get_mut(name).map(Box::as_mut)
     }
 
     pub(crate) fn names(&self) -> impl Iterator<Item = (&RoutableName, &Published)> {
-        self.names.iter()
+        self.names.iter().map(|(name, published)| (name, published.as_ref()))
     }
 
     /// The sets in use that the replica is in.
@@ -72,7 +73,8 @@ impl Table {
     pub(crate) fn reaching(&self, model: &ModelName) -> impl Iterator<Item = (&RoutableName, &Published)> {
         let own = self.names.get_key_value(&RoutableName::Model(model.clone()));
         let others = self.leading.get(model).into_iter().flatten();
-        own.into_iter().chain(others.filter_map(|name| self.names.get_key_value(name)))
+        let those = own.into_iter().chain(others.filter_map(|name| self.names.get_key_value(name)));
+        those.map(|(name, published)| (name, published.as_ref()))
     }
 
     /// Models, beside the one of the name, that an Envoy may reach by the name.

@@ -30,7 +30,6 @@ const CONNECTS_WITHIN: Duration = Duration::from_secs(20);
 
 /// A connected agent; it goes away when it is dropped.
 pub(crate) struct Agent {
-    pub(crate) server: String,
     held: Held,
     task: JoinHandle<()>,
 }
@@ -69,7 +68,7 @@ impl Agent {
                 tokio::time::sleep(AGAIN_AFTER).await;
             }
         });
-        Ok(Agent { server: server.to_owned(), held, task })
+        Ok(Agent { held, task })
     }
 
     /// Goes away, and gives what it holds.

@@ -57,9 +57,12 @@ enum Scenario {
     Memory,
     Loads,
     Many,
+    Restart,
+    Resubscribe,
+    Subscribers,
 }
 
-const SCENARIOS: [(&str, Scenario); 7] = [
+const SCENARIOS: [(&str, Scenario); 10] = [
     ("lookup", Scenario::Lookup),
     ("change", Scenario::Change),
     ("latency", Scenario::Latency),
@@ -67,6 +70,9 @@ const SCENARIOS: [(&str, Scenario); 7] = [
     ("memory", Scenario::Memory),
     ("storm-loads", Scenario::Loads),
     ("storm-many", Scenario::Many),
+    ("storm-restart", Scenario::Restart),
+    ("storm-resubscribe", Scenario::Resubscribe),
+    ("storm-subscribers", Scenario::Subscribers),
 ];
 
 const USAGE: &str =
@@ -104,6 +110,9 @@ fn run() -> Result<()> {
                 Scenario::Memory => memory::run(size).await,
                 Scenario::Loads => storm::loads::run(size).await,
                 Scenario::Many => storm::loads::many(size).await,
+                Scenario::Restart => storm::restart::run(size).await,
+                Scenario::Resubscribe => storm::resubscribe::run(size).await,
+                Scenario::Subscribers => storm::subscribers::run(size).await,
             }
         });
         outcome.with_context(|| format!("scenario {name}"))?;

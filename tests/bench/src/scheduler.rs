@@ -56,7 +56,8 @@ impl Scheduler {
     /// Starts it and waits until it answers.
     pub(crate) async fn start(&mut self) -> Result<()> {
         self.exec().await?;
-        let answers = until(STARTS_WITHIN, "the scheduler answers", async || self.control().version().await.map(|_| ()));
+        let answers =
+            until(STARTS_WITHIN, "the scheduler answers", async || self.control().version().await.map(|_| ()));
         answers.await.with_context(|| tail(&self.log()))
     }
 

@@ -14,7 +14,6 @@ use crate::scheduler::Scheduler;
 /// What has been heard.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Heard {
-    pub(crate) models: usize,
     pub(crate) available: usize,
     /// The last word.
     pub(crate) last: Instant,
@@ -38,7 +37,7 @@ impl Statuses {
         let request = ModelSubscriptionRequest { subscriber_name: name.to_owned(), ..Default::default() };
         let answers = scheduler.client()?.subscribe_model_status(request).await.context("subscribe to statuses")?;
         let mut answers = answers.into_inner();
-        let first = Heard { models: 0, available: 0, last: Instant::now(), ended: false };
+        let first = Heard { available: 0, last: Instant::now(), ended: false };
         let (tell, heard) = watch::channel(first);
         let task = tokio::spawn(async move {
             let mut states: HashMap<String, bool> = HashMap::new();
@@ -49,7 +48,7 @@ impl Statuses {
                 let was = states.insert(status.model_name, is).unwrap_or(false);
                 available += usize::from(is);
                 available -= usize::from(was);
-                let heard = Heard { models: states.len(), available, last: Instant::now(), ended: false };
+                let heard = Heard { available, last: Instant::now(), ended: false };
                 tell.send_replace(heard);
             }
             tell.send_modify(|heard| heard.ended = true);

@@ -124,7 +124,8 @@ struct Sent {
 pub struct Publisher {
     settings: Settings,
     sets: BTreeMap<PlacementSet, Set>,
-    names: BTreeMap<Name, Published>,
+    /// Boxed, because a B-tree has room for twice what is in it.
+    names: BTreeMap<Name, Box<Published>>,
     /// Clusters to remove, by when.
     unused: BTreeSet<(Time, PlacementSet, Door)>,
     mesh: Mesh,
@@ -273,12 +274,10 @@ impl Publisher {
 
     fn route(&mut self, name: RoutableName, generation: Generation, route: Option<Route>, out: &mut Publication) {
         let key = Name::from(name.to_string());
-        let published = self.names.entry(key.clone()).or_insert_with(|| Published {
-            name,
-            route: None,
-            generation,
-            sent: Vec::new(),
-        });
+        let published = self
+            .names
+            .entry(key.clone())
+            .or_insert_with(|| Box::new(Published { name, route: None, generation, sent: Vec::new() }));
         published.generation = generation;
         let before = std::mem::replace(&mut published.route, route);
         let after: Vec<PlacementSet> = sets(published.route.as_ref()).cloned().collect();

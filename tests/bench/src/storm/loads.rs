@@ -82,7 +82,7 @@ async fn storm(models: usize) -> Result<Run> {
     let site = Site::start().await?;
     let scheduler = &site.scheduler;
     let address = backend::start("{}").await?;
-    let _agents = fleet(scheduler, SERVERS, REPLICAS, address).await?;
+    let agents = fleet(scheduler, SERVERS, REPLICAS, address).await?;
     let statuses = Statuses::subscribe(scheduler, "bench").await?;
     let server = |number: usize| format!("server-{}", number % SERVERS);
     declare(scheduler, (models..models + WARM).map(|number| model(number, &server(number))).collect()).await?;
@@ -113,7 +113,7 @@ async fn storm(models: usize) -> Result<Run> {
         batches: count("switchyard_scheduler_batches_total")?,
         commits: count("switchyard_scheduler_commits_total")?,
     };
-    drop(statuses);
+    drop((statuses, agents));
     site.scheduler.stop().await?;
     Ok(run)
 }

@@ -2,6 +2,9 @@
 //! that is a process of its own.
 
 pub(crate) mod loads;
+pub(crate) mod restart;
+pub(crate) mod resubscribe;
+pub(crate) mod subscribers;
 
 use std::time::Duration;
 
