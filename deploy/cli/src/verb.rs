@@ -45,8 +45,8 @@ pub(crate) enum Error {
         #[source]
         cause: oip::Error,
     },
-    #[error("the value of --authority is no header value")]
-    Authority,
+    #[error("{text:?} (--authority) is no authority: write it as a host, or as host:port")]
+    Authority { text: String },
     #[error("the stored route {route:?} is no header value: call once without -s, or remove the session file")]
     Route { route: String },
     #[error("{errors} of {calls} calls failed; the last one: {last}")]

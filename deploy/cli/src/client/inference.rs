@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use api::inference::grpc_inference_service_client::GrpcInferenceServiceClient;
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
 use http::uri::Authority;
 use http::{Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -30,6 +30,8 @@ const SHOWN_ERROR: usize = 2000;
 pub(crate) struct Rest {
     client: Client<HttpConnector, Full<Bytes>>,
     address: Address,
+    /// What calls are addressed to, when that is not the address.
+    authority: Option<Authority>,
     timeout: Duration,
 }
 
@@ -46,7 +48,12 @@ impl Rest {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
         connector.set_nodelay(true);
-        Rest { client: Client::builder(TokioExecutor::new()).build(connector), address, timeout }
+        Rest { client: Client::builder(TokioExecutor::new()).build(connector), address, authority: None, timeout }
+    }
+
+    /// The same, with calls addressed to `authority` if there is one.
+    pub(crate) fn addressed_to(self, authority: Option<Authority>) -> Rest {
+        Rest { authority, ..self }
     }
 
     /// `POST /v2/models/<model>/infer`. The answer may have any status.
@@ -75,6 +82,10 @@ impl Rest {
         *request.method_mut() = method;
         *request.uri_mut() = uri;
         *request.headers_mut() = headers;
+        // An authority is made of characters that a header may have.
+        if let Some(Ok(host)) = self.authority.as_ref().map(|authority| HeaderValue::from_str(authority.as_str())) {
+            request.headers_mut().insert(HOST, host);
+        }
         let exchange = async {
             let answer = self.client.request(request).await.map_err(|cause| {
                 if cause.is_connect() {

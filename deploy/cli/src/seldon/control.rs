@@ -33,7 +33,7 @@ pub(super) fn authority(text: &str) -> Result<Option<Authority>, Error> {
     if text.is_empty() {
         return Ok(None);
     }
-    Ok(Some(text.parse().map_err(|_| VerbError::Authority)?))
+    Ok(Some(text.parse().map_err(|_| VerbError::Authority { text: text.chars().take(256).collect() })?))
 }
 
 /// Declares what a file has, of one kind or of any.
@@ -122,7 +122,8 @@ pub(super) async fn model(verb: Model, output: &mut Output) -> Result<(), Error>
         }
         Model::Metadata(flags) => {
             let envoy = infer::address(&flags.inference)?;
-            models::metadata(&flags.name, envoy, Voice::Seldon { verbose: false }, output).await
+            let authority = authority(&flags.inference.authority)?;
+            models::metadata(&flags.name, envoy, authority, Voice::Seldon { verbose: false }, output).await
         }
         Model::Infer(flags) => infer::run(*flags, output).await,
     }

@@ -109,7 +109,7 @@ pub(crate) async fn run(plan: Plan, voice: Voice, output: &mut Output) -> Result
     let (calls, session) = (plan.calls, plan.session);
     let sticky = session.as_ref().map(Session::routes).transpose()?;
     let mut caller = Caller {
-        headers: headers(&plan.model, plan.mode, plan.authority.as_ref(), &plan.headers)?,
+        headers: headers(&plan.model, plan.mode, &plan.headers),
         transport: Transport::new(plan.mode, plan.address, plan.authority, plan.timeout, plan.body, &plan.model)
             .await?,
         model: plan.model,
@@ -128,26 +128,18 @@ pub(crate) async fn run(plan: Plan, voice: Voice, output: &mut Output) -> Result
 }
 
 /// The headers of every call.
-fn headers(
-    model: &str,
-    mode: Mode,
-    authority: Option<&Authority>,
-    own: &[(HeaderName, HeaderValue)],
-) -> Result<HeaderMap, Error> {
+fn headers(model: &str, mode: Mode, own: &[(HeaderName, HeaderValue)]) -> HeaderMap {
     let mut headers = match mode {
         Mode::Rest => for_json(model),
         Mode::Grpc => for_model(model),
     };
-    if let (Mode::Rest, Some(authority)) = (mode, authority) {
-        headers.insert(HOST, HeaderValue::from_str(authority.as_str()).map_err(|_| verb::Error::Authority)?);
-    }
     for (name, _) in own {
         headers.remove(name);
     }
     for (name, value) in own {
         headers.append(name, value.clone());
     }
-    Ok(headers)
+    headers
 }
 
 impl Transport {
@@ -160,7 +152,7 @@ impl Transport {
         model: &str,
     ) -> Result<Transport, Error> {
         Ok(match mode {
-            Mode::Rest => Transport::Rest { rest: Box::new(Rest::new(address, timeout)), body },
+            Mode::Rest => Transport::Rest { rest: Box::new(Rest::new(address, timeout).addressed_to(authority)), body },
             Mode::Grpc => {
                 let request = Box::new(proto_json::request(&body, model).map_err(verb::Error::Request)?);
                 let grpc = Box::new(Grpc::connect_as(address, authority.as_ref(), timeout).await?);
@@ -306,8 +298,6 @@ fn routes(headers: &HeaderMap) -> Vec<String> {
 mod tests {
     use std::collections::BTreeMap;
 
-    use http::HeaderValue;
-
     use super::{Mode, canonical, header, headers, map};
 
     #[test]
@@ -323,13 +313,10 @@ mod tests {
     fn headers_of_ones_own_replace_those_that_are_sent_anyway() {
         let own = [header("Seldon-Model=other").expect("a header"), header("a=1").expect("a header")];
         let own = [own.as_slice(), &[header("a=2").expect("a header")]].concat();
-        let authority = "models.example:1".parse().expect("an authority");
-        let found = headers("iris", Mode::Rest, Some(&authority), &own).expect("headers");
+        let found = headers("iris", Mode::Rest, &own);
         assert_eq!(found.get_all("seldon-model").iter().collect::<Vec<_>>(), ["other"]);
         assert_eq!(found.get_all("a").iter().collect::<Vec<_>>(), ["1", "2"]);
-        assert_eq!(found.get("host"), Some(&HeaderValue::from_static("models.example:1")));
-        let found = headers("iris", Mode::Grpc, Some(&authority), &[]).expect("headers");
-        assert_eq!((found.get("host"), found.get("content-type")), (None, None));
+        assert_eq!(headers("iris", Mode::Grpc, &[]).get("content-type"), None);
     }
 
     #[test]

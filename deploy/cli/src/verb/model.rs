@@ -166,7 +166,7 @@ pub(crate) async fn run(verb: Verb, output: &mut Output) -> Result<(), Error> {
             list(flags.output.format, Voice::Switchyard, &mut scheduler, output).await
         }
         Verb::Metadata(flags) => {
-            metadata(&flags.name, flags.inference.address(&flags.installation)?, Voice::Switchyard, output).await
+            metadata(&flags.name, flags.inference.address(&flags.installation)?, None, Voice::Switchyard, output).await
         }
         Verb::Infer(flags) => infer::run(plan(flags)?, Voice::Switchyard, output).await,
     }

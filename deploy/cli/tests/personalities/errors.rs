@@ -148,6 +148,10 @@ fn a_peer_that_is_not_there_is_unavailable() {
     let body = r#"model infer iris {"inputs":[]} --inference-mode grpc"#;
     let said = failed(folder.run("seldon", &[], &format!("{body} --inference-host {at}")));
     assert!(said.contains("rpc error: code = Unavailable desc = cannot connect to Envoy"), "{said}");
+    for arguments in ["model list", "model metadata iris", "model infer iris {}"] {
+        let said = failed(folder.run("seldon", &[], &format!("{arguments} --authority a/b")));
+        assert!(said.contains(r#""a/b" (--authority) is no authority: write it as a host"#), "{said}");
+    }
     for calls in ["-i 3", "-t 1"] {
         let (code, out, err) =
             folder.run("seldon", &[], &format!("model infer iris {{}} {calls} --inference-host {at}"));

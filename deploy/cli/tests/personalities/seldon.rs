@@ -188,3 +188,24 @@ fn scaling_numbers_that_contradict_each_other_never_reach_the_scheduler() {
     let sent = &status["versions"][0]["modelDefn"]["deploymentSpec"];
     assert_eq!(*sent, serde_json::json!({"replicas": 2, "minReplicas": 2, "maxReplicas": 4_294_967_295_u32}));
 }
+
+#[test]
+fn rest_calls_are_addressed_to_the_authority() {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    let folder = crate::Folder::new();
+    for verb in ["metadata iris", "infer iris {}"] {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let at = listener.local_addr().expect("an address");
+        let peer = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a call");
+            let lines = BufReader::new(stream.try_clone().expect("a handle")).lines().map(|line| line.expect("text"));
+            let head: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").expect("it reads");
+            head
+        });
+        let flags = format!("--inference-host {at} --authority models.example");
+        assert_eq!(well(folder.run("seldon", &[], &format!("model {verb} {flags}"))), "{}\n");
+        let head = peer.join().expect("it answered");
+        assert!(head.iter().any(|line| line == "host: models.example"), "{head:?}");
+    }
+}

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use domain::ModelName;
+use http::uri::Authority;
 use messages::scheduler as wire;
 use wire::model_status::ModelState;
 
@@ -48,9 +49,15 @@ pub(crate) async fn list(
 }
 
 /// What a model takes and gives, as its server says.
-pub(crate) async fn metadata(name: &str, envoy: Address, voice: Voice, output: &mut Output) -> Result<(), Error> {
+pub(crate) async fn metadata(
+    name: &str,
+    envoy: Address,
+    authority: Option<Authority>,
+    voice: Voice,
+    output: &mut Output,
+) -> Result<(), Error> {
     ModelName::parse(name).map_err(verb::Error::Name)?;
-    let body = Rest::new(envoy, METADATA_TIMEOUT).metadata(name).await?;
+    let body = Rest::new(envoy, METADATA_TIMEOUT).addressed_to(authority).metadata(name).await?;
     Ok(output.line(&indented(&String::from_utf8_lossy(&body), voice.lists()))?)
 }
 
