@@ -17,6 +17,9 @@ pub const LAG_AFTER: Duration = Duration::from_secs(10);
 /// (DESIGN §4, bootstrap), and a new process of it some more.
 pub const DRAIN_GRACE: Duration = Duration::from_secs(5);
 
+/// How long a subscriber of statuses may take nothing before it is cut off (`spec/control-plane.md` §1.0).
+pub const SUBSCRIBER_LIMIT: Duration = Duration::from_secs(30);
+
 /// Configuration of one scheduler.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -28,6 +31,8 @@ pub struct Config {
     pub lag_after: Duration,
     /// See [`DRAIN_GRACE`].
     pub drain_grace: Duration,
+    /// See [`SUBSCRIBER_LIMIT`].
+    pub subscriber_limit: Duration,
     /// What the installation sets about decisions.
     pub decisions: Settings,
     /// What Envoys are told about the listener.
@@ -46,6 +51,7 @@ impl Config {
             store_bytes: STORE_BYTES,
             lag_after: LAG_AFTER,
             drain_grace: DRAIN_GRACE,
+            subscriber_limit: SUBSCRIBER_LIMIT,
             decisions: Settings::default(),
             envoy,
             counters: Arc::default(),

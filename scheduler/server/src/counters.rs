@@ -16,6 +16,7 @@ pub struct Counters {
     batches: AtomicU64,
     looks: AtomicU64,
     commits: AtomicU64,
+    cut_off: AtomicU64,
     ads: OnceLock<Ads>,
 }
 
@@ -40,6 +41,11 @@ impl Counters {
         self.commits.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// A subscriber that took nothing was cut off.
+    pub(crate) fn cut_off(&self) {
+        self.cut_off.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// From now on the streams of Envoys are shown, too.
     pub(crate) fn show(&self, ads: Ads) {
         // A second scheduler with the same configuration counts in the same place; its streams are not shown.
@@ -53,6 +59,7 @@ impl Counters {
             ("switchyard_scheduler_batches_total", "Batches of events; each has at most one commit.", &self.batches),
             ("switchyard_scheduler_looks_total", "Reads of the state; each may commit what came before.", &self.looks),
             ("switchyard_scheduler_commits_total", "Transactions that were synced to the disk.", &self.commits),
+            ("switchyard_scheduler_subscribers_cut_off_total", "Subscribers that took nothing.", &self.cut_off),
         ];
         for (name, help, value) in counted {
             let value = value.load(Ordering::Relaxed);

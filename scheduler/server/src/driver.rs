@@ -42,6 +42,8 @@ pub(crate) enum Message {
     Ask(Box<dyn FnOnce(Ticket) -> Event + Send>, oneshot::Sender<Result<(), Rejected>>),
     /// Look at the machine, or change who hears of it, between two events.
     Look(Look),
+    /// Read the machine when the batch is durable.
+    Read(Box<dyn FnOnce(&Machine) + Send>),
     /// The process ends. Handles outlive it in connections that are still open, so their end cannot be waited for.
     End,
 }
@@ -82,6 +84,7 @@ impl Driver {
         let mut tickets = Ticket(0);
         let mut batch = Vec::with_capacity(BATCH_MAX);
         let mut effects = Vec::new();
+        let mut reads = Vec::new();
         loop {
             if self.inbox.blocking_recv_many(&mut batch, BATCH_MAX) == 0 {
                 return Ok(());
@@ -94,7 +97,7 @@ impl Driver {
                 match message {
                     Message::End => ends = true,
                     // Who is not answered any more is told so by the end of its channel.
-                    Message::Tell(_) | Message::Ask(..) | Message::Look(_) if ends => {}
+                    Message::Tell(_) | Message::Ask(..) | Message::Look(_) | Message::Read(_) if ends => {}
                     Message::Tell(event) => self.handle(event, &mut effects),
                     Message::Ask(event, reply) => {
                         tickets = tickets.next();
@@ -113,6 +116,7 @@ impl Driver {
                         waiting.insert(tickets, reply);
                         self.handle(event, &mut effects);
                     }
+                    Message::Read(read) => reads.push(read),
                     Message::Look(look) => {
                         self.counters.look();
                         // What was decided before it is visible to it, so it must be durable first.
@@ -125,6 +129,7 @@ impl Driver {
                 }
             }
             self.finish(&mut effects, &mut waiting)?;
+            reads.drain(..).for_each(|read| read(&self.machine));
             if ends {
                 return Ok(());
             }

@@ -1,28 +1,23 @@
 //! The one way to the machine for everything around it.
 
+use std::sync::Arc;
+
 use domain::{
     Experiment, ExperimentName, KubernetesMeta, ModelDefinition, ModelName, ReplicaId, ServerBounds, ServerName, Ticket,
 };
 use messages::agent::ModelOperationMessage;
 use messages::scheduler::{ExperimentStatusResponse, ModelStatusResponse, ServerStatusResponse};
-use scheduler_core::{ConnectionId, Event, Machine};
+use scheduler_core::{ConnectionId, Event, Machine, ScalingRequest};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::driver::{Message, Rejected};
-use crate::outbox::{Outbox, SUBSCRIBER_QUEUE};
+use crate::feed::Feed;
+use crate::outbox::{AboutServer, Outbox};
 
 /// Asks, tells and looks at the machine. Cheap to clone.
 #[derive(Clone)]
 pub struct Scheduler {
     inbox: mpsc::Sender<Message>,
-}
-
-/// What there is now, and then every change.
-pub struct Subscription<T> {
-    /// The state at the moment of the subscription.
-    pub snapshot: Vec<T>,
-    /// What comes after it; ends when the subscriber lags too far behind.
-    pub changes: mpsc::Receiver<T>,
 }
 
 impl Scheduler {
@@ -108,61 +103,90 @@ impl Scheduler {
         let _driver_has_ended = self.inbox.send(Message::Look(Box::new(look))).await;
     }
 
-    /// What `read` makes of the machine.
+    /// What `read` makes of the machine, at the end of a batch.
     pub async fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Machine) -> T + Send + 'static,
     ) -> Result<T, Rejected> {
         let (reply, answer) = oneshot::channel();
-        self.look(move |machine, _| {
+        let read = Box::new(move |machine: &Machine| {
             let _caller_is_gone = reply.send(read(machine));
+        });
+        let _driver_has_ended = self.inbox.send(Message::Read(read)).await;
+        answer.await.map_err(|_| Rejected::Stopping)
+    }
+
+    async fn subscribe<F: Send + 'static>(
+        &self,
+        subscribe: impl FnOnce(&Machine, &mut Outbox) -> F + Send + 'static,
+    ) -> Result<F, Rejected> {
+        let (reply, answer) = oneshot::channel();
+        self.look(move |machine, outbox| {
+            let _caller_is_gone = reply.send(subscribe(machine, outbox));
         })
         .await;
         answer.await.map_err(|_| Rejected::Stopping)
     }
 
-    /// Statuses of the latest versions of all models.
-    pub async fn subscribe_models(&self) -> Result<Subscription<ModelStatusResponse>, Rejected> {
-        let (reply, answer) = oneshot::channel();
-        self.look(move |machine, outbox| {
-            let (stream, changes) = mpsc::channel(SUBSCRIBER_QUEUE);
-            let models = machine.models().filter_map(|model| {
-                let status = machine.model_status(&model.name)?;
-                Some(api::convert::status::model(&model.name, &[status]))
-            });
-            let snapshot = models.collect();
-            outbox.subscribe_models(stream);
-            let _caller_is_gone = reply.send(Subscription { snapshot, changes });
-        })
-        .await;
-        answer.await.map_err(|_| Rejected::Stopping)
+    /// Statuses of the latest versions of all models, and every change.
+    pub(crate) async fn subscribe_models(&self) -> Result<Arc<Feed<ModelName, ModelStatusResponse>>, Rejected> {
+        self.subscribe(|machine, outbox| outbox.subscribe_models(machine.models().map(|model| model.name.clone())))
+            .await
     }
 
-    /// Statuses of all servers.
-    pub async fn subscribe_servers(&self) -> Result<Subscription<ServerStatusResponse>, Rejected> {
-        let (reply, answer) = oneshot::channel();
-        self.look(move |machine, outbox| {
-            let (stream, changes) = mpsc::channel(SUBSCRIBER_QUEUE);
-            let servers = machine.servers().filter_map(|server| machine.server_status(&server.name));
-            let snapshot = servers.map(|status| api::convert::status::server(&status)).collect();
-            outbox.subscribe_servers(stream);
-            let _caller_is_gone = reply.send(Subscription { snapshot, changes });
+    /// Statuses of these models, of those that are still known.
+    pub(crate) async fn models(&self, names: Vec<ModelName>) -> Result<Vec<ModelStatusResponse>, Rejected> {
+        self.read(move |machine| {
+            let status = |name| Some(api::convert::status::model(name, &[machine.model_status(name)?]));
+            names.iter().filter_map(status).collect()
         })
-        .await;
-        answer.await.map_err(|_| Rejected::Stopping)
+        .await
     }
 
-    /// Statuses of all experiments.
-    pub async fn subscribe_experiments(&self) -> Result<Subscription<ExperimentStatusResponse>, Rejected> {
-        let (reply, answer) = oneshot::channel();
-        self.look(move |machine, outbox| {
-            let (stream, changes) = mpsc::channel(SUBSCRIBER_QUEUE);
-            let experiments = machine.experiments().filter_map(|e| machine.experiment_status(&e.definition.name));
-            let snapshot = experiments.map(|status| api::convert::experiment::status(&status)).collect();
-            outbox.subscribe_experiments(stream);
-            let _caller_is_gone = reply.send(Subscription { snapshot, changes });
+    /// Statuses of all servers, the wishes about them that stand, and every change.
+    pub(crate) async fn subscribe_servers(&self) -> Result<Arc<Feed<AboutServer, ServerStatusResponse>>, Rejected> {
+        self.subscribe(|machine, outbox| {
+            let names = || machine.servers().map(|server| server.name.clone());
+            let wishes = names().filter(|name| machine.scaling_request(name).is_some()).map(AboutServer::Wish);
+            outbox.subscribe_servers(names().map(AboutServer::Status).chain(wishes))
         })
-        .await;
-        answer.await.map_err(|_| Rejected::Stopping)
+        .await
+    }
+
+    /// What there is to say about these servers.
+    pub(crate) async fn servers(&self, about: Vec<AboutServer>) -> Result<Vec<ServerStatusResponse>, Rejected> {
+        self.read(move |machine| {
+            let message = |about: &AboutServer| match about {
+                AboutServer::Status(name) => Some(api::convert::status::server(&machine.server_status(name)?)),
+                AboutServer::Wish(name) => {
+                    let ScalingRequest { server, replicas, kubernetes } = machine.scaling_request(name)?;
+                    Some(api::convert::status::scaling(&server, replicas, kubernetes.as_ref()))
+                }
+            };
+            about.iter().filter_map(message).collect()
+        })
+        .await
+    }
+
+    /// Statuses of all experiments, and every change.
+    pub(crate) async fn subscribe_experiments(
+        &self,
+    ) -> Result<Arc<Feed<ExperimentName, ExperimentStatusResponse>>, Rejected> {
+        self.subscribe(|machine, outbox| {
+            outbox.subscribe_experiments(machine.experiments().map(|experiment| experiment.definition.name.clone()))
+        })
+        .await
+    }
+
+    /// Statuses of these experiments, of those that are still known.
+    pub(crate) async fn experiments(
+        &self,
+        names: Vec<ExperimentName>,
+    ) -> Result<Vec<ExperimentStatusResponse>, Rejected> {
+        self.read(move |machine| {
+            let status = |name| Some(api::convert::experiment::status(&machine.experiment_status(name)?));
+            names.iter().filter_map(status).collect()
+        })
+        .await
     }
 }

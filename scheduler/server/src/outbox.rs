@@ -1,31 +1,43 @@
 //! Where the machine's effects go: agents, subscribers, the publisher of routes, the timers.
 //!
-//! Never blocks the driver. A peer that does not take what it is sent is cut off; it comes back and is told everything.
+//! Never blocks the driver. An agent that does not take its commands is cut off, it comes back and is told everything; a
+//! subscriber of statuses has a feed, which holds the newest of each resource.
 
 use std::collections::BTreeMap;
+use std::hash::Hash;
+use std::sync::{Arc, Weak};
 
-use domain::{ReplicaId, Time};
+use domain::{ExperimentName, ModelName, ReplicaId, ServerName, Time};
 use messages::agent::{ModelOperationMessage, ModelVersion, model_operation_message::Operation};
 use messages::scheduler::{ExperimentStatusResponse, ModelStatusResponse, ServerStatusResponse};
 use scheduler_core::{Action, Command, ConnectionId, RouteChange, ScalingRequest, Status, Timer};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
 use crate::driver::Rejected;
+use crate::feed::Feed;
 
 /// Commands that may wait for one agent: more than a replica's models, so that an agent that comes back empty can be
 /// told all of them at once.
 pub(crate) const AGENT_QUEUE: usize = 20_000;
 
-/// Statuses that may wait for one subscriber. One that lags further behind is cut off, comes back and gets a snapshot.
-pub(crate) const SUBSCRIBER_QUEUE: usize = 10_000;
+/// Those who hear of changes of one kind. A feed is forgotten when its stream is gone.
+type Subscribers<K, M> = Vec<Weak<Feed<K, M>>>;
+
+/// What a server's subscribers are told of apart: how it is, and how large it should be.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum AboutServer {
+    Status(ServerName),
+    Wish(ServerName),
+}
 
 /// Senders of everything that leaves.
 pub(crate) struct Outbox {
     agents: BTreeMap<ReplicaId, (ConnectionId, mpsc::Sender<ModelOperationMessage>)>,
-    models: Vec<mpsc::Sender<ModelStatusResponse>>,
-    servers: Vec<mpsc::Sender<ServerStatusResponse>>,
-    experiments: Vec<mpsc::Sender<ExperimentStatusResponse>>,
+    models: Subscribers<ModelName, ModelStatusResponse>,
+    servers: Subscribers<AboutServer, ServerStatusResponse>,
+    experiments: Subscribers<ExperimentName, ExperimentStatusResponse>,
+    synchronised: watch::Sender<bool>,
     // Unbounded, because the driver may not wait; a change is published once for each decision, and the publisher
     // takes everything that is there at once.
     routes: mpsc::UnboundedSender<Vec<RouteChange>>,
@@ -37,9 +49,10 @@ impl Outbox {
     pub(crate) fn new(
         routes: mpsc::UnboundedSender<Vec<RouteChange>>,
         timers: mpsc::UnboundedSender<(Time, Timer)>,
+        synchronised: watch::Sender<bool>,
     ) -> Self {
         let (agents, models, servers, experiments) = (BTreeMap::new(), Vec::new(), Vec::new(), Vec::new());
-        Self { agents, models, servers, experiments, routes, timers, changes: Vec::new() }
+        Self { agents, models, servers, experiments, synchronised, routes, timers, changes: Vec::new() }
     }
 
     /// The agent's stream takes commands from now on; an older stream of the same replica ends.
@@ -72,37 +85,50 @@ impl Outbox {
         }
     }
 
-    pub(crate) fn subscribe_models(&mut self, stream: mpsc::Sender<ModelStatusResponse>) {
-        self.models.push(stream);
+    /// A feed of model statuses that begins with these.
+    pub(crate) fn subscribe_models(
+        &mut self,
+        known: impl Iterator<Item = ModelName>,
+    ) -> Arc<Feed<ModelName, ModelStatusResponse>> {
+        subscribe(&mut self.models, known)
     }
 
-    pub(crate) fn subscribe_servers(&mut self, stream: mpsc::Sender<ServerStatusResponse>) {
-        self.servers.push(stream);
+    /// A feed of server statuses that begins with these.
+    pub(crate) fn subscribe_servers(
+        &mut self,
+        known: impl Iterator<Item = AboutServer>,
+    ) -> Arc<Feed<AboutServer, ServerStatusResponse>> {
+        subscribe(&mut self.servers, known)
     }
 
-    pub(crate) fn subscribe_experiments(&mut self, stream: mpsc::Sender<ExperimentStatusResponse>) {
-        self.experiments.push(stream);
+    /// A feed of experiment statuses that begins with these.
+    pub(crate) fn subscribe_experiments(
+        &mut self,
+        known: impl Iterator<Item = ExperimentName>,
+    ) -> Arc<Feed<ExperimentName, ExperimentStatusResponse>> {
+        subscribe(&mut self.experiments, known)
     }
 
     pub(crate) fn notify(&mut self, status: &Status) {
         match status {
-            Status::Model(name, status) => {
-                let message = api::convert::status::model(name, std::slice::from_ref(status));
-                self.models.retain(|stream| stream.try_send(message.clone()).is_ok());
-            }
+            Status::Model(name, status) => tell(&mut self.models, name, false, || {
+                Some(api::convert::status::model(name, std::slice::from_ref(status)))
+            }),
+            // Many come at once, and only the last counts: it is looked up when it is sent.
             Status::Server(status) => {
-                let message = api::convert::status::server(status);
-                self.servers.retain(|stream| stream.try_send(message.clone()).is_ok());
+                tell(&mut self.servers, &AboutServer::Status(status.name.clone()), false, || None);
             }
             Status::Experiment(status) => {
-                let message = api::convert::experiment::status(status);
-                self.experiments.retain(|stream| stream.try_send(message.clone()).is_ok());
+                tell(&mut self.experiments, &status.name, false, || Some(api::convert::experiment::status(status)));
             }
             Status::Scaling(ScalingRequest { server, replicas, kubernetes }) => {
-                let message = api::convert::status::scaling(server, *replicas, kubernetes.as_ref());
-                self.servers.retain(|stream| stream.try_send(message.clone()).is_ok());
+                tell(&mut self.servers, &AboutServer::Wish(server.clone()), true, || {
+                    Some(api::convert::status::scaling(server, *replicas, kubernetes.as_ref()))
+                });
             }
-            Status::Synchronised => {}
+            Status::Synchronised => {
+                self.synchronised.send_replace(true);
+            }
         }
     }
 
@@ -125,6 +151,34 @@ impl Outbox {
         if !self.changes.is_empty() {
             let _ends_with_the_process = self.routes.send(std::mem::take(&mut self.changes));
         }
+    }
+}
+
+fn subscribe<K: Clone + Eq + Hash, M>(
+    subscribers: &mut Subscribers<K, M>,
+    known: impl Iterator<Item = K>,
+) -> Arc<Feed<K, M>> {
+    let feed = Feed::new();
+    known.for_each(|key| feed.put(key, None, true));
+    subscribers.retain(|other| other.strong_count() > 0);
+    subscribers.push(Arc::downgrade(&feed));
+    feed
+}
+
+/// Tells everybody; the message is made once, and only if there is anybody.
+fn tell<K: Clone + Eq + Hash, M>(
+    subscribers: &mut Subscribers<K, M>,
+    key: &K,
+    urgent: bool,
+    make: impl FnOnce() -> Option<M>,
+) {
+    subscribers.retain(|feed| feed.strong_count() > 0);
+    if subscribers.is_empty() {
+        return;
+    }
+    let message = make().map(Arc::new);
+    for feed in subscribers.iter().filter_map(Weak::upgrade) {
+        feed.put(key.clone(), message.clone(), urgent);
     }
 }
 

@@ -9,16 +9,17 @@ use api::scheduler::scheduler_server::SchedulerServer;
 use runtime::{OnError, Stop, Tasks, TasksFailed};
 use scheduler_core::{Effect, Machine};
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tracing::info;
 
 use crate::config::Config;
 use crate::driver::{Driver, INBOX, now};
-use crate::grpc::agents::Agents;
+use crate::grpc::agents::{Agents, Never};
 use crate::grpc::control::Control;
 use crate::grpc::health::Health;
+use crate::grpc::streams::Carrier;
 use crate::handle::Scheduler;
 use crate::outbox::Outbox;
 use crate::publishing::Publishing;
@@ -44,6 +45,8 @@ pub struct Listeners {
     pub control: TcpListener,
     /// The agent API (9005).
     pub agents: TcpListener,
+    /// The workers of the data plane (9008): health alone, until there are such workers.
+    pub workers: TcpListener,
 }
 
 /// Why a scheduler ended.
@@ -82,7 +85,7 @@ enum DriverEnded {
 pub async fn run(config: Config, listeners: Listeners, stop: Stop) -> Result<(), Error> {
     let store = Store::open(&config.dir, config.store_bytes)?;
     let kept = store.load()?;
-    let is_filled = !kept.models.is_empty();
+    let is_filled = !kept.models.is_empty() || !kept.experiments.is_empty();
     let (models, servers, experiments) = (kept.models.len(), kept.servers.len(), kept.experiments.len());
     info!(dir = %config.dir.display(), models, servers, experiments, "store opened");
     let (machine, effects) = Machine::restore(config.decisions.clone(), kept, now());
@@ -91,7 +94,8 @@ pub async fn run(config: Config, listeners: Listeners, stop: Stop) -> Result<(),
     let scheduler = Scheduler::new(inbox);
     let (routes, changes) = mpsc::unbounded_channel();
     let (wakes, wishes) = mpsc::unbounded_channel();
-    let mut outbox = Outbox::new(routes, wakes);
+    let (tell_synchronised, synchronised) = watch::channel(machine.is_synchronised());
+    let mut outbox = Outbox::new(routes, wakes, tell_synchronised);
     let mut publishing = Publishing::new(&config, scheduler.clone());
 
     // What was last published is published again, whole, before the first Envoy is answered.
@@ -104,10 +108,21 @@ pub async fn run(config: Config, listeners: Listeners, stop: Stop) -> Result<(),
         }
     }
     publishing.publish(published);
-    publishing.open(is_filled);
 
     let tasks = Tasks::new(stop.clone());
     let ads = publishing.ads();
+    // An empty store may stand for a lost one: Envoys keep what they have until it is known what there is.
+    tasks.spawn("open-ads", OnError::StopProcess, {
+        let (ads, stop, mut synchronised) = (ads.clone(), stop.clone(), synchronised.clone());
+        async move {
+            tokio::select! {
+                // Both arms are cancel-safe.
+                is_over = synchronised.wait_for(|is| *is) => if is_over.is_ok() { ads.open(is_filled) },
+                () = stop.requested() => {}
+            }
+            Ok::<(), Never>(())
+        }
+    });
     let (ended, end) = oneshot::channel();
     let counters = config.counters.clone();
     counters.show(ads.clone());
@@ -131,12 +146,16 @@ pub async fn run(config: Config, listeners: Listeners, stop: Stop) -> Result<(),
     tasks.spawn("routes", OnError::StopProcess, publishing.run(changes, stop.clone()));
 
     let health = || HealthCheckServiceServer::new(Health { scheduler: scheduler.clone() });
-    let control = SchedulerServer::new(Control { scheduler: scheduler.clone(), stop: stop.clone() });
+    let (carried, limit) = (tasks.clone(), config.subscriber_limit);
+    let carrier =
+        Carrier { tasks: carried, stop: stop.clone(), synchronised, limit, counters: config.counters.clone() };
+    let control = SchedulerServer::new(Control { scheduler: scheduler.clone(), carrier });
     let control = control.max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES);
     let agents = AgentServiceServer::new(Agents::new(scheduler.clone(), tasks.clone(), stop.clone()));
     let agents = agents.max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES);
     serve(&tasks, "the scheduler API", server().add_service(control).add_service(health()), listeners.control);
     serve(&tasks, "agents", server().add_service(agents).add_service(health()), listeners.agents);
+    serve(&tasks, "workers", server().add_service(health()), listeners.workers);
     serve(&tasks, "Envoys", server().add_service(ads.service()), listeners.xds);
 
     stop.requested().await;

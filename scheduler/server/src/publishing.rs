@@ -41,14 +41,9 @@ impl Publishing {
         Self { publisher: Publisher::new(config.envoy.clone()), ads, feedback, scheduler }
     }
 
-    /// The server of the table.
+    /// The server of the table; opened when everything that Envoys had before has been published.
     pub(crate) fn ads(&self) -> Ads {
         self.ads.clone()
-    }
-
-    /// From now on Envoys are answered; everything they had before must have been published.
-    pub(crate) fn open(&self, earlier_streams: bool) {
-        self.ads.open(earlier_streams);
     }
 
     /// Translates and publishes.

@@ -141,6 +141,8 @@ pub(crate) async fn run(mut arguments: impl Iterator<Item = String>) -> Result<(
     let counters = config.counters.clone();
     health.add_metrics(Arc::new(move |text| counters.write(text)));
     tasks.spawn("health", OnError::StopProcess, health::serve(bind(*metrics).await?, health, stop.clone()));
-    let listeners = Listeners { xds: bind(*xds).await?, control: bind(*control).await?, agents: bind(*agents).await? };
+    let workers = bind(0).await?;
+    let listeners =
+        Listeners { xds: bind(*xds).await?, control: bind(*control).await?, agents: bind(*agents).await?, workers };
     scheduler::run(config, listeners, stop).await.context("run the scheduler")
 }

@@ -2,12 +2,19 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
+use runtime::health::Health;
+use runtime::{OnError, Tasks};
 use scheduler::envoy::AccessLog;
-use scheduler::{Config, Listeners};
+use scheduler::{Config, Listeners, Settings, Target};
+use tracing::warn;
 
-use super::{Error, LogFlags, listen};
+use super::{Error, LogFlags, STOP_WITHIN, listen};
+
+/// Where Kubernetes tells a pod its namespace.
+const SERVICE_ACCOUNT_NAMESPACE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  switchyard scheduler --db-path /var/lib/switchyard/scheduler")]
@@ -27,6 +34,40 @@ pub(crate) struct Flags {
     /// Port for agents
     #[arg(long, value_name = "PORT", env = "SWITCHYARD_AGENT_PORT", default_value_t = 9005)]
     agent_port: u16,
+    /// Port for the workers of the data plane
+    #[arg(long, value_name = "PORT", env = "SWITCHYARD_DATAFLOW_PORT", default_value_t = 9008)]
+    dataflow_port: u16,
+    /// Port for probes (/ready, /live) and /metrics over HTTP
+    #[arg(long, value_name = "PORT", env = "SWITCHYARD_HEALTH_PROBE_PORT", default_value_t = 9999)]
+    health_probe_port: u16,
+    /// Kubernetes namespace; with one, and with nothing stored, placement waits for the first word about servers.
+    /// Inside a pod it is read from the service account
+    #[arg(long, value_name = "NAME", env = "SWITCHYARD_NAMESPACE")]
+    namespace: Option<String>,
+    /// How long placement waits so, at most
+    #[arg(long, value_name = "SECONDS", env = "SWITCHYARD_SCHEDULER_READY_TIMEOUT_SECONDS", default_value_t = 300)]
+    scheduler_ready_timeout_seconds: u64,
+    /// How long removed models and stopped experiments stay listed
+    #[arg(long, value_name = "SECONDS", env = "SWITCHYARD_DELETED_RESOURCE_TTL_SECONDS", default_value_t = 86_400)]
+    deleted_resource_ttl_seconds: u64,
+    /// How long a lost agent may stay away before its models are placed elsewhere
+    #[arg(long, value_name = "SECONDS", env = "SWITCHYARD_AGENT_GRACE_SECONDS", default_value_t = 10)]
+    agent_grace_seconds: u64,
+    /// How long a drain may take before its replica may go all the same
+    #[arg(long, value_name = "SECONDS", env = "SWITCHYARD_DRAIN_LIMIT_SECONDS", default_value_t = 60)]
+    drain_limit_seconds: u64,
+    /// Whether owners of servers are asked for more or fewer replicas
+    #[arg(long, value_name = "BOOL", env = "SWITCHYARD_ENABLE_SERVER_AUTOSCALING", default_value_t = true, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    enable_server_autoscaling: bool,
+    /// Whether models are packed onto fewer replicas although none is empty
+    #[arg(long, value_name = "BOOL", env = "SWITCHYARD_SERVER_PACKING_ENABLED", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    server_packing_enabled: bool,
+    /// In which share of the cases: 0 to 1, or percent above 1 to 100
+    #[arg(long, value_name = "SHARE", env = "SWITCHYARD_SERVER_PACKING_PERCENTAGE", default_value = "0.25", value_parser = share)]
+    server_packing_percentage: u32,
+    /// Accepted for compatibility; replicas of models are not scaled by themselves
+    #[arg(long, value_name = "BOOL", env = "SWITCHYARD_ENABLE_MODEL_AUTOSCALING", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    enable_model_autoscaling: bool,
     /// Address that Envoys listen on for requests
     #[arg(long, value_name = "IP", env = "SWITCHYARD_DATA_HOST", default_value = "0.0.0.0")]
     data_host: IpAddr,
@@ -51,6 +92,18 @@ pub(crate) struct Flags {
     log: LogFlags,
 }
 
+/// A share of cases in thousandths.
+fn share(text: &str) -> Result<u32, String> {
+    let number: f64 = text.parse().map_err(|_| format!("{text:?} is no number"))?;
+    let share = if number > 1.0 { number / 100.0 } else { number };
+    if !(0.0..=1.0).contains(&share) {
+        return Err(format!("{text} is neither a share from 0 to 1 nor a percentage up to 100"));
+    }
+    // In range, see above.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is between 0 and 1000")]
+    Ok((share * 1_000.0).round() as u32)
+}
+
 impl Flags {
     fn config(&self) -> Config {
         let mut config = Config::new(self.db_path.clone());
@@ -60,19 +113,70 @@ impl Flags {
             path: self.envoy_accesslog_path.clone(),
             include_successful: self.include_successful_requests_envoy_accesslog,
         });
+        let milliseconds = |seconds: u64| seconds.saturating_mul(1_000);
+        config.decisions = Settings {
+            agent_grace_ms: milliseconds(self.agent_grace_seconds),
+            drain_limit_ms: milliseconds(self.drain_limit_seconds),
+            terminated_ttl_ms: milliseconds(self.deleted_resource_ttl_seconds),
+            server_autoscaling: self.enable_server_autoscaling,
+            packing: if self.server_packing_enabled { self.server_packing_percentage } else { 0 },
+            // Without an operator nobody will ever say which servers there are.
+            first_sync_ms: self.namespace().map(|_| milliseconds(self.scheduler_ready_timeout_seconds)),
+        };
         config
+    }
+
+    /// The service account's wins over the flag, as in the compatible system.
+    fn namespace(&self) -> Option<String> {
+        let mounted = std::fs::read_to_string(SERVICE_ACCOUNT_NAMESPACE).ok();
+        let namespace = mounted.or_else(|| self.namespace.clone())?.trim().to_owned();
+        (!namespace.is_empty()).then_some(namespace)
     }
 }
 
 pub(crate) async fn run(flags: Flags) -> Result<(), Error> {
     flags.log.init();
+    if flags.enable_model_autoscaling {
+        warn!("--enable-model-autoscaling has no effect: replicas of models are not scaled by themselves");
+    }
     super::run(async |stop| {
         let listeners = Listeners {
             xds: listen(flags.listen_host, flags.envoy_port, "--envoy-port").await?,
             control: listen(flags.listen_host, flags.scheduler_port, "--scheduler-port").await?,
             agents: listen(flags.listen_host, flags.agent_port, "--agent-port").await?,
+            workers: listen(flags.listen_host, flags.dataflow_port, "--dataflow-port").await?,
         };
-        scheduler::run(flags.config(), listeners, stop).await.map_err(Error::Scheduler)
+        let probes = listen(flags.listen_host, flags.health_probe_port, "--health-probe-port").await?;
+        let config = flags.config();
+        let health = Health::new();
+        let counters = config.counters.clone();
+        health.add_metrics(Arc::new(move |text| counters.write(text)));
+        let ports =
+            [("the scheduler API", &listeners.control), ("agents", &listeners.agents), ("workers", &listeners.workers)];
+        let targets = ports.into_iter().filter_map(|(what, port)| Some(Target { what, at: port.local_addr().ok()? }));
+        let asking = scheduler::probe(targets.collect(), health.check("scheduler"), stop.clone());
+        let tasks = Tasks::new(stop.clone());
+        tasks.spawn("health", OnError::StopProcess, runtime::health::serve(probes, health, stop.clone()));
+        tasks.spawn("probe", OnError::StopProcess, asking);
+        let ended = scheduler::run(config, listeners, stop).await.map_err(Error::Scheduler);
+        let others = tasks.finish(STOP_WITHIN).await;
+        ended?;
+        Ok(others?)
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::share;
+
+    #[test]
+    fn a_share_is_a_part_of_one_or_a_percentage() {
+        for (text, thousandths) in [("0", 0), ("0.25", 250), ("1", 1_000), ("25", 250), ("100", 1_000)] {
+            assert_eq!(share(text), Ok(thousandths), "{text}");
+        }
+        for bad in ["", "x", "-1", "101", "NaN", "inf"] {
+            assert!(share(bad).is_err(), "{bad}");
+        }
+    }
 }

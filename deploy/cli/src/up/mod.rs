@@ -205,6 +205,7 @@ async fn start_scheduler(dir: &Path, ports: Ports, health: &Health, tasks: &Task
         xds: ports.xds().await?,
         control: ports.control().await?,
         agents: ports.agents().await?,
+        workers: ports.workers().await?,
     };
     let health_listener = ports.health().await?;
     let sockets = Sockets {

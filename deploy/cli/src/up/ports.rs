@@ -75,6 +75,10 @@ impl Ports {
         bind(self.map(9005)?, "agents").await
     }
 
+    pub(crate) async fn workers(self) -> Result<TcpListener, Error> {
+        bind(self.map(9008)?, "workers of the data plane").await
+    }
+
     pub(crate) async fn health(self) -> Result<TcpListener, Error> {
         bind(self.map(9999)?, "health and metrics").await
     }

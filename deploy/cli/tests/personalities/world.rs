@@ -24,7 +24,7 @@ impl World {
         let config = Config::new(folder.path().join("state"));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let bind = || runtime.block_on(TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))).expect("a port");
-        let listeners = Listeners { xds: bind(), control: bind(), agents: bind() };
+        let listeners = Listeners { xds: bind(), control: bind(), agents: bind(), workers: bind() };
         let address = listeners.control.local_addr().expect("an address").to_string();
         let stopped = stop.clone();
         let thread = std::thread::spawn(move || {

@@ -1,15 +1,18 @@
 //! `seldon.mlops.agent.AgentService`: the streams of agents and what they report.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use api::agent::agent_service_server::AgentService;
 use api::convert::agent as convert;
+use domain::ReplicaId;
 use messages::agent as wire;
 use messages::agent::model_event_message::Event as Kind;
 use runtime::{OnError, Stop, Tasks};
 use scheduler_core::{ConnectionId, Event, HeldModel, Outcome};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedMutexGuard, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, info};
@@ -26,6 +29,32 @@ pub(crate) struct Agents {
     tasks: Tasks,
     stop: Stop,
     connections: AtomicU64,
+    turns: Turns,
+}
+
+/// One stream at a time speaks for a replica: a second one of the same identity waits until the first has ended.
+#[derive(Clone, Default)]
+struct Turns(Arc<Mutex<BTreeMap<ReplicaId, Arc<tokio::sync::Mutex<()>>>>>);
+
+impl Turns {
+    async fn take(&self, replica: &ReplicaId) -> OwnedMutexGuard<()> {
+        let turn = self.lock().entry(replica.clone()).or_default().clone();
+        turn.lock_owned().await
+    }
+
+    /// Forgets a replica that nobody speaks or waits for.
+    fn give_back(&self, replica: &ReplicaId, turn: OwnedMutexGuard<()>) {
+        let mut turns = self.lock();
+        drop(turn);
+        if turns.get(replica).is_some_and(|turn| Arc::strong_count(turn) == 1) {
+            turns.remove(replica);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ReplicaId, Arc<tokio::sync::Mutex<()>>>> {
+        // Each change under the lock is a single step.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A task of this module ends with its peer and cannot fail.
@@ -34,7 +63,7 @@ pub(crate) enum Never {}
 
 impl Agents {
     pub(crate) fn new(scheduler: Scheduler, tasks: Tasks, stop: Stop) -> Self {
-        Self { scheduler, tasks, stop, connections: AtomicU64::new(0) }
+        Self { scheduler, tasks, stop, connections: AtomicU64::new(0), turns: Turns::default() }
     }
 }
 
@@ -63,9 +92,15 @@ impl AgentService for Agents {
             held: held.map(|(definition, number, runtime)| HeldModel { definition, number, runtime }).collect(),
             available: subscription.available,
         };
-        self.scheduler.attach(commands, replica.clone(), connected).await;
-        let (scheduler, stop) = (self.scheduler.clone(), self.stop.clone());
+        let (scheduler, stop, turns) = (self.scheduler.clone(), self.stop.clone(), self.turns.clone());
         self.tasks.spawn("agent-stream", OnError::Log, async move {
+            let turn = tokio::select! {
+                // All three arms are cancel-safe: a turn that was not taken is nobody's.
+                turn = turns.take(&replica) => turn,
+                () = outgoing.closed() => return Ok(()),
+                () = stop.requested() => return Ok(()),
+            };
+            scheduler.attach(commands, replica.clone(), connected).await;
             loop {
                 tokio::select! {
                     // All three arms are cancel-safe.
@@ -73,13 +108,14 @@ impl AgentService for Agents {
                     () = stop.requested() => break,
                     command = queue.recv() => match command {
                         Some(command) => if outgoing.send(Ok(command)).await.is_err() { break },
-                        None => break, // replaced by a newer stream, or cut off
+                        None => break, // cut off
                     },
                 }
             }
             drop(outgoing);
             info!(%replica, connection = connection.0, "agent stream ended");
-            scheduler.detach(replica, connection).await;
+            scheduler.detach(replica.clone(), connection).await;
+            turns.give_back(&replica, turn);
             Ok::<(), Never>(())
         });
         Ok(Response::new(ReceiverStream::new(stream)))

@@ -2,50 +2,41 @@
 //!
 //! Models, servers and experiments. Calls about pipelines say that they are not in this version; their lists are empty.
 
-use std::pin::Pin;
+use std::time::Duration;
 
 use api::convert;
 use api::scheduler::scheduler_server::Scheduler as Service;
 use domain::{ExperimentName, ModelName, ServerName};
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::{StreamExt, stream};
 use messages::chainer;
 use messages::scheduler as wire;
-use runtime::Stop;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use super::streams::{Answers, Carrier, Pace};
 use super::{invalid, rejected};
-use crate::driver::Rejected;
-use crate::handle::{Scheduler, Subscription};
+use crate::handle::Scheduler;
+
+/// How long changes of one server's status are gathered (`spec/control-plane.md` §2.18).
+const SERVER_PACE: Pace = Pace(Duration::from_millis(250));
+
+/// Other statuses are told at once.
+const NO_PACE: Pace = Pace(Duration::ZERO);
 
 pub(crate) struct Control {
     pub(crate) scheduler: Scheduler,
-    pub(crate) stop: Stop,
+    pub(crate) carrier: Carrier,
 }
 
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
 impl Control {
-    /// What there is, then what changes, until the process stops.
-    fn endless<T: Send + 'static>(&self, subscription: Subscription<T>) -> Response<Answers<T>> {
-        let stop = self.stop.clone();
-        let changes = ReceiverStream::new(subscription.changes).map(Ok);
-        // The queue ends when the subscriber lagged too far behind; it comes back and gets a snapshot.
-        let lagged = stream::once(async { Err(Status::deadline_exceeded("the subscriber does not read")) });
-        let answers = stream::iter(subscription.snapshot).map(Ok).chain(changes).chain(lagged);
-        Response::new(Box::pin(answers.take_until(async move { stop.requested().await })))
-    }
-
     /// Nothing, until the process stops.
-    fn silent<T: Send + 'static>(&self, first: Vec<T>) -> Response<Answers<T>> {
-        let stop = self.stop.clone();
-        let answers = stream::iter(first).map(Ok).chain(stream::pending());
-        Response::new(Box::pin(answers.take_until(async move { stop.requested().await })))
+    fn silent<T: Send + 'static>(&self) -> Response<Answers<T>> {
+        let stop = self.carrier.stop.clone();
+        Response::new(stream::pending().take_until(async move { stop.requested().await }).boxed())
     }
 }
 
 fn finite<T: Send + 'static>(answers: Vec<T>) -> Response<Answers<T>> {
-    Response::new(Box::pin(stream::iter(answers).map(Ok)))
+    Response::new(stream::iter(answers).map(Ok).boxed())
 }
 
 fn later(what: &str) -> Status {
@@ -157,16 +148,29 @@ impl Service for Control {
         &self,
         _: Request<wire::ServerSubscriptionRequest>,
     ) -> Result<Response<Self::SubscribeServerStatusStream>, Status> {
-        let subscription = self.scheduler.subscribe_servers().await.map_err(|error| rejected(&error))?;
-        Ok(self.endless(subscription))
+        let (scheduler, reader) = (self.scheduler.clone(), self.scheduler.clone());
+        let subscribe = || async move { scheduler.subscribe_servers().await };
+        let look = move |about| {
+            let reader = reader.clone();
+            async move { reader.servers(about).await }
+        };
+        Ok(self.carrier.carry(false, SERVER_PACE, subscribe, look))
     }
 
     async fn subscribe_model_status(
         &self,
-        _: Request<wire::ModelSubscriptionRequest>,
+        request: Request<wire::ModelSubscriptionRequest>,
     ) -> Result<Response<Self::SubscribeModelStatusStream>, Status> {
-        let subscription = self.scheduler.subscribe_models().await.map_err(|error: Rejected| rejected(&error))?;
-        Ok(self.endless(subscription))
+        if request.into_inner().is_model_gateway {
+            return Err(later("model gateways of other systems"));
+        }
+        let (scheduler, reader) = (self.scheduler.clone(), self.scheduler.clone());
+        let subscribe = || async move { scheduler.subscribe_models().await };
+        let look = move |names| {
+            let reader = reader.clone();
+            async move { reader.models(names).await }
+        };
+        Ok(self.carrier.carry(true, NO_PACE, subscribe, look))
     }
 
     async fn subscribe_control_plane(
@@ -174,8 +178,18 @@ impl Service for Control {
         _: Request<wire::ControlPlaneSubscriptionRequest>,
     ) -> Result<Response<Self::SubscribeControlPlaneStream>, Status> {
         use wire::control_plane_response::Event;
-        let events = [Event::SendServers, Event::SendExperiments, Event::SendModels, Event::SendPipelines];
-        Ok(self.silent(events.map(|event| wire::ControlPlaneResponse { event: event.into() }).into()))
+        let message = |event: Event| Ok(wire::ControlPlaneResponse { event: event.into() });
+        let mut synchronised = self.carrier.synchronised.clone();
+        // Experiments, models and pipelines are asked for when they can be acted on, in this order.
+        let later = async move {
+            let is_over = synchronised.wait_for(|is| *is).await.is_ok();
+            let events = [Event::SendExperiments, Event::SendModels, Event::SendPipelines];
+            stream::iter(events.map(message)).take(if is_over { events.len() } else { 0 })
+        };
+        let events = stream::iter([message(Event::SendServers)]).chain(stream::once(later).flatten());
+        let stop = self.carrier.stop.clone();
+        let events = events.chain(stream::pending()).take_until(async move { stop.requested().await });
+        Ok(Response::new(events.boxed()))
     }
 
     async fn pipeline_status(
@@ -210,15 +224,20 @@ impl Service for Control {
         &self,
         _: Request<wire::PipelineSubscriptionRequest>,
     ) -> Result<Response<Self::SubscribePipelineStatusStream>, Status> {
-        Ok(self.silent(Vec::new()))
+        Ok(self.silent())
     }
 
     async fn subscribe_experiment_status(
         &self,
         _: Request<wire::ExperimentSubscriptionRequest>,
     ) -> Result<Response<Self::SubscribeExperimentStatusStream>, Status> {
-        let subscription = self.scheduler.subscribe_experiments().await.map_err(|error| rejected(&error))?;
-        Ok(self.endless(subscription))
+        let (scheduler, reader) = (self.scheduler.clone(), self.scheduler.clone());
+        let subscribe = || async move { scheduler.subscribe_experiments().await };
+        let look = move |names| {
+            let reader = reader.clone();
+            async move { reader.experiments(names).await }
+        };
+        Ok(self.carrier.carry(true, NO_PACE, subscribe, look))
     }
 
     async fn load_pipeline(

@@ -3,6 +3,7 @@
 pub(crate) mod agents;
 pub(crate) mod control;
 pub(crate) mod health;
+pub(crate) mod streams;
 
 use api::convert::Invalid;
 use scheduler_core::Refusal;

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use crate::world::{World, until};
+use crate::world::{World, loop_until, until};
 use api::agent::agent_service_client::AgentServiceClient;
 
 /// What an agent is and has; kept from one connection to the next.
@@ -133,6 +133,19 @@ impl Identity {
 
     /// Connects, and waits until the scheduler has taken it in.
     pub async fn subscribe(self, world: &World) -> Agent {
+        let (server, index) = (self.server.clone(), self.index);
+        let agent = self.open(world).await;
+        loop_until(&format!("{server}/{index} is there"), async || {
+            let statuses = world.server_statuses(Some(&server)).await.map_err(|status| format!("{status:?}"))?;
+            let is_there = statuses[0].resources.iter().any(|resources| resources.replica_idx == index);
+            if is_there { Ok(()) } else { Err(format!("{statuses:?}")) }
+        })
+        .await;
+        agent
+    }
+
+    /// Connects; another stream of the same replica may still be there.
+    pub async fn open(self, world: &World) -> Agent {
         let mut client = world.agent_api().max_decoding_message_size(usize::MAX);
         let mut commands = client.subscribe(self.request()).await.unwrap().into_inner();
         let first = Seen { loaded: self.loaded.clone(), ..Seen::default() };

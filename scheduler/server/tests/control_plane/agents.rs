@@ -1,5 +1,7 @@
 //! Agents that come, go, come twice, drain and say odd things (rows 36, 47 to 56).
 
+use std::sync::Arc;
+
 use messages::agent as wire;
 use messages::agent::model_event_message::Event;
 use messages::scheduler::model_replica_status::ModelReplicaState as Replica;
@@ -9,7 +11,7 @@ use tonic::Code;
 use crate::agent::Identity;
 use crate::declare::Draft;
 use crate::envoy::Envoy;
-use crate::world::{World, refused, replicas};
+use crate::world::{World, refused, replica, replicas};
 
 #[tokio::test]
 async fn foreign_agent_without_fences_is_understood() {
@@ -27,25 +29,101 @@ async fn foreign_agent_without_fences_is_understood() {
 }
 
 #[tokio::test]
-async fn second_agent_of_the_same_identity_replaces_the_first() {
+async fn second_stream_of_the_same_replica_gets_nothing_until_the_first_has_ended() {
     let world = World::start().await;
     let older = Identity::of("onnx", 0).subscribe(&world).await;
     world.load(&Draft::of("before")).await.unwrap();
     world.until_state("before", 1, ModelState::ModelAvailable).await;
-    let newer = Identity::of("onnx", 0).subscribe(&world).await;
-    older.until("its stream ends", |seen| seen.ended.is_some()).await;
+    let newer = Identity::of("onnx", 0).open(&world).await;
+    world.load(&Draft::of("meanwhile")).await.unwrap();
+    world.until_state("meanwhile", 1, ModelState::ModelAvailable).await;
+    assert_eq!(older.commands(), ["load before 1", "load meanwhile 1"]);
+    assert_eq!(newer.commands(), Vec::<String>::new());
+    // One that waited and went away leaves nothing behind.
+    drop(Identity::of("onnx", 0).open(&world).await.disconnect());
+    drop(older.disconnect());
     // The newer one holds nothing, so it is told everything.
-    newer.told("load before 1").await;
+    for command in ["load before 1", "load meanwhile 1"] {
+        newer.told(command).await;
+    }
     world.load(&Draft::of("after")).await.unwrap();
     world.until_state("after", 1, ModelState::ModelAvailable).await;
-    world.until_state("before", 1, ModelState::ModelAvailable).await;
-    assert_eq!(older.commands(), ["load before 1"]);
-    assert_eq!(newer.commands(), ["load before 1", "load after 1"]);
-    // The end of the older stream, whenever it is noticed, says nothing about the newer one.
-    drop(older.disconnect());
-    world.load(&Draft::of("sentinel")).await.unwrap();
-    world.until_state("sentinel", 1, ModelState::ModelAvailable).await;
     assert_eq!(world.server_statuses(Some("onnx")).await.unwrap()[0].available_replicas, 1);
+}
+
+#[tokio::test]
+async fn lost_stream_moves_its_models_at_once_without_grace() {
+    let world = without_grace().await;
+    let goes = Identity::of("onnx", 0).subscribe(&world).await;
+    world.load(&Draft::of("iris")).await.unwrap();
+    world.until_replica("iris", 0, Replica::Available).await;
+    let stays = Identity::of("onnx", 1).subscribe(&world).await;
+    drop(goes.disconnect());
+    stays.told("load iris 1").await;
+    world.until_replica("iris", 1, Replica::Available).await;
+    world.until_state("iris", 1, ModelState::ModelAvailable).await;
+}
+
+#[tokio::test]
+async fn stream_lost_while_a_removed_model_unloads_lets_it_be_terminated() {
+    let world = without_grace().await;
+    let agent = Identity::of("onnx", 0).scripted().subscribe(&world).await;
+    world.load(&Draft::of("iris")).await.unwrap();
+    agent.answer(&agent.told("load iris 1").await, Event::Loaded).await.unwrap();
+    world.until_state("iris", 1, ModelState::ModelAvailable).await;
+    world.unload("iris", None).await.unwrap();
+    agent.told("unload iris 1").await;
+    world.until_state("iris", 1, ModelState::ModelTerminating).await;
+    drop(agent.disconnect());
+    world.until_state("iris", 1, ModelState::ModelTerminated).await;
+}
+
+#[tokio::test]
+async fn stream_lost_while_a_model_loads_leaves_it_to_another_replica() {
+    let world = without_grace().await;
+    let goes = Identity::of("onnx", 0).scripted().subscribe(&world).await;
+    world.load(&Draft::of("iris")).await.unwrap();
+    goes.told("load iris 1").await;
+    let _stays = Identity::of("onnx", 1).subscribe(&world).await;
+    world.until_state("iris", 1, ModelState::ModelProgressing).await;
+    drop(goes.disconnect());
+    let status = world.until_state("iris", 1, ModelState::ModelAvailable).await;
+    assert_eq!(replica(&status, 1), Some(Replica::Available));
+}
+
+#[tokio::test]
+async fn draining_all_replicas_at_once_ends() {
+    let world = World::start().await;
+    let (first, second) =
+        (Identity::of("onnx", 0).subscribe(&world).await, Identity::of("onnx", 1).subscribe(&world).await);
+    for name in ["a", "b", "c"] {
+        world.load(&Draft::of(name).replicas(2)).await.unwrap();
+        world.until_state(name, 1, ModelState::ModelAvailable).await;
+    }
+    let (one, other, again) = tokio::join!(first.drain(), second.drain(), first.drain());
+    assert!(one.unwrap() && other.unwrap() && again.unwrap());
+}
+
+#[tokio::test]
+async fn drain_that_takes_too_long_ends_at_its_limit() {
+    let world = World::start_with(Arc::new(tempfile::tempdir().unwrap()), |config| {
+        config.decisions.drain_limit_ms = 100;
+    })
+    .await;
+    let leaving = Identity::of("onnx", 0).subscribe(&world).await;
+    world.load(&Draft::of("iris")).await.unwrap();
+    world.until_state("iris", 1, ModelState::ModelAvailable).await;
+    // It never finishes its load, so the model can always still move there.
+    let slow = Identity::of("onnx", 1).scripted().subscribe(&world).await;
+    let (drained, ()) = tokio::join!(leaving.drain(), async {
+        slow.told("load iris 1").await;
+    });
+    assert!(drained.unwrap());
+    assert_eq!(replica(&world.latest("iris").await, 0), Some(Replica::Draining), "it serves until it is replaced");
+}
+
+async fn without_grace() -> World {
+    World::start_with(Arc::new(tempfile::tempdir().unwrap()), |config| config.decisions.agent_grace_ms = 0).await
 }
 
 #[tokio::test]

@@ -78,6 +78,11 @@ impl Envoy {
         envoy
     }
 
+    /// A new Envoy that may have to wait for its first routes.
+    pub async fn open(world: &World, node: &str) -> Envoy {
+        Envoy::connect(world, node, BTreeMap::new()).await
+    }
+
     /// Comes back with everything it has.
     pub async fn reconnect(self, world: &World) -> Envoy {
         self.running.abort();

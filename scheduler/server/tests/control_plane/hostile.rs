@@ -1,7 +1,5 @@
 //! Peers that send nonsense, do not read, or send too much: they are told, and nobody else is disturbed.
 
-use std::time::Duration;
-
 use messages::agent::model_event_message::Event;
 use messages::scheduler as wire;
 use messages::scheduler::model_status::ModelState;
@@ -112,42 +110,6 @@ async fn empty_messages_are_refused_with_the_missing_field() {
     let text = refused(world.agent_api().subscribe(request).await, Code::FailedPrecondition);
     assert!(text.contains("inferenceHttpPort") && text.contains("inferenceSvc"), "{text}");
     assert_eq!(world.server_statuses(None).await.unwrap(), []);
-}
-
-#[tokio::test]
-async fn subscriber_that_does_not_read_is_cut_off_and_others_are_told() {
-    let world = World::start().await;
-    let _agent = Identity::of("onnx", 0).subscribe(&world).await;
-    let request = wire::ModelSubscriptionRequest { subscriber_name: "deaf".into(), is_model_gateway: false };
-    // Its own connection with the smallest windows, so that nothing is buffered on its behalf.
-    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", world.control_at)).unwrap();
-    let endpoint = endpoint.initial_stream_window_size(65_535).initial_connection_window_size(65_535);
-    let mut deaf = api::scheduler::scheduler_client::SchedulerClient::new(endpoint.connect_lazy());
-    let mut deaf = deaf.subscribe_model_status(request).await.unwrap().into_inner();
-    // More statuses than its queue and its window hold; each edit is one.
-    let mut generation: i64 = 1;
-    while generation < 12_000 {
-        let edits = (generation..generation + 500).map(|generation| {
-            let draft = Draft::of("iris").generation(generation).uri("/models/iris");
-            let world = &world;
-            async move { world.load(&draft).await }
-        });
-        for outcome in futures_util::future::join_all(edits).await {
-            outcome.unwrap();
-        }
-        generation += 500;
-    }
-    still_serves(&world, "sentinel").await;
-    let last = async {
-        loop {
-            match deaf.message().await {
-                Ok(Some(_)) => {}
-                Ok(None) => return Code::Ok,
-                Err(status) => return status.code(),
-            }
-        }
-    };
-    assert_eq!(tokio::time::timeout(Duration::from_secs(20), last).await.unwrap(), Code::DeadlineExceeded);
 }
 
 #[tokio::test]

@@ -137,7 +137,7 @@ async fn impossible_bounds_are_refused_and_named() {
 }
 
 #[tokio::test]
-async fn health_is_ok_on_both_ports() {
+async fn health_is_ok_on_every_port() {
     let world = World::start().await;
     assert!(world.is_healthy().await);
 }

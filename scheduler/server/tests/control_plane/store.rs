@@ -13,8 +13,12 @@ use crate::world::{World, refused};
 
 async fn second(config: Config) -> Error {
     let bind = || tokio::net::TcpListener::bind(("127.0.0.1", 0));
-    let listeners =
-        Listeners { xds: bind().await.unwrap(), control: bind().await.unwrap(), agents: bind().await.unwrap() };
+    let listeners = Listeners {
+        xds: bind().await.unwrap(),
+        control: bind().await.unwrap(),
+        agents: bind().await.unwrap(),
+        workers: bind().await.unwrap(),
+    };
     scheduler::run(config, listeners, runtime::Stop::new()).await.expect_err("it is refused")
 }
 
@@ -91,6 +95,7 @@ async fn full_store_refuses_declarations_and_goes_on_with_what_it_has() {
     assert_eq!(envoy.now().shares("running"), Some(vec![("running_1".to_owned(), 100)]));
     let agent = agent.disconnect().emptied().subscribe(&world).await;
     agent.told("load running 1").await;
+    envoy.until_shares("running", &[("running_1", 100)]).await;
     world.until_state("running", 1, ModelState::ModelAvailable).await;
 
     let world = World::start_with(world.stop().await, |config| config.store_bytes = SMALL).await;

@@ -32,6 +32,7 @@ pub struct World {
     pub agents: SocketAddr,
     pub xds: SocketAddr,
     pub control_at: SocketAddr,
+    pub workers_at: SocketAddr,
     dir: Arc<TempDir>,
     stop: Stop,
     running: JoinHandle<Result<(), Error>>,
@@ -48,13 +49,13 @@ impl World {
     }
 
     pub async fn start_with(dir: Arc<TempDir>, edit: impl FnOnce(&mut Config)) -> World {
-        let (xds, control, agents) = (bind().await, bind().await, bind().await);
+        let (xds, control, agents, workers) = (bind().await, bind().await, bind().await, bind().await);
         let at = |listener: &TcpListener| listener.local_addr().unwrap();
-        let (xds_at, control_at, agents_at) = (at(&xds), at(&control), at(&agents));
+        let (xds_at, control_at, agents_at, workers_at) = (at(&xds), at(&control), at(&agents), at(&workers));
         let mut config = Config::new(dir.path().to_owned());
         edit(&mut config);
         let stop = Stop::new();
-        let running = tokio::spawn(scheduler::run(config, Listeners { xds, control, agents }, stop.clone()));
+        let running = tokio::spawn(scheduler::run(config, Listeners { xds, control, agents, workers }, stop.clone()));
         let mut control = SchedulerClient::new(channel(control_at));
         let (tell, told) = watch::channel(Told::default());
         let request = wire::ModelSubscriptionRequest { subscriber_name: "test".into(), ..Default::default() };
@@ -64,7 +65,7 @@ impl World {
                 tell.send_modify(|told| told.0.push(status));
             }
         });
-        World { control, told, agents: agents_at, xds: xds_at, control_at, dir, stop, running, listening }
+        World { control, told, agents: agents_at, xds: xds_at, control_at, workers_at, dir, stop, running, listening }
     }
 
     /// Ends it in good order and gives its folder back.
@@ -167,10 +168,10 @@ impl World {
         .await;
     }
 
-    /// Whether both gRPC ports say that they are well.
+    /// Whether all gRPC ports of the scheduler say that they are well.
     pub async fn is_healthy(&self) -> bool {
         let mut all = true;
-        for at in [self.control_at, self.agents] {
+        for at in [self.control_at, self.agents, self.workers_at] {
             let mut client = HealthCheckServiceClient::new(channel(at));
             all &= client.health_check(messages::health::HealthCheckRequest {}).await.unwrap().into_inner().ok;
         }

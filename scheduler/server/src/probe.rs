@@ -1,0 +1,68 @@
+//! Asks every gRPC port of a scheduler whether it is well, as a client would, and says so to the process's health.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use api::health::health_check_service_client::HealthCheckServiceClient;
+use messages::health::HealthCheckRequest;
+use runtime::{Stop, health::Check};
+use tonic::transport::{Channel, Endpoint};
+
+/// How often the ports are asked; a prober of Kubernetes comes every five seconds.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long an answer may take. It takes a fraction of a millisecond unless the driver is stuck.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
+
+/// A port, with what it is for.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// In words, for the reason.
+    pub what: &'static str,
+    /// Where it listens.
+    pub at: SocketAddr,
+}
+
+/// Asks until the process stops.
+pub async fn probe(targets: Vec<Target>, check: Check, stop: Stop) -> Result<(), std::convert::Infallible> {
+    let channels: Vec<(Target, Channel)> = targets.into_iter().map(|target| (target, channel(target.at))).collect();
+    loop {
+        let mut troubles = Vec::new();
+        for (target, channel) in &channels {
+            let asked = HealthCheckServiceClient::new(channel.clone());
+            if let Err(trouble) = ask(asked).await {
+                troubles.push(format!("port {} ({}) {trouble}", target.at.port(), target.what));
+            }
+        }
+        if troubles.is_empty() {
+            check.set_ready();
+        } else {
+            check.set_unready(troubles.join("; "));
+        }
+        tokio::select! {
+            // Both arms are cancel-safe.
+            () = stop.requested() => return Ok(()),
+            () = tokio::time::sleep(INTERVAL) => {}
+        }
+    }
+}
+
+async fn ask(mut client: HealthCheckServiceClient<Channel>) -> Result<(), String> {
+    match tokio::time::timeout(ANSWERS_WITHIN, client.health_check(HealthCheckRequest {})).await {
+        Ok(Ok(answer)) if answer.get_ref().ok => Ok(()),
+        Ok(Ok(_)) => Err("says that it is not well".to_owned()),
+        Ok(Err(status)) => Err(format!("answers {:?}: {}", status.code(), status.message())),
+        Err(_) => Err(format!("does not answer within {} s", ANSWERS_WITHIN.as_secs())),
+    }
+}
+
+/// To a port of this machine; one that listens everywhere is reached on the loopback address.
+fn channel(at: SocketAddr) -> Channel {
+    let address = match at.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    let url = format!("http://{}", SocketAddr::new(address, at.port()));
+    Endpoint::from_shared(url).expect("an address makes a URL").connect_timeout(ANSWERS_WITHIN).connect_lazy()
+}
