@@ -92,6 +92,12 @@ impl From<&str> for Name {
     }
 }
 
+impl From<Arc<str>> for Name {
+    fn from(name: Arc<str>) -> Self {
+        Name(name)
+    }
+}
+
 impl From<String> for Name {
     fn from(name: String) -> Self {
         Name(name.into())

@@ -273,7 +273,10 @@ impl Publisher {
     }
 
     fn route(&mut self, name: RoutableName, generation: Generation, route: Option<Route>, out: &mut Publication) {
-        let key = Name::from(name.to_string());
+        let key = match &name {
+            RoutableName::Model(model) => Name::from(model.shared()),
+            RoutableName::Experiment(_) => Name::from(name.to_string()),
+        };
         let published = self
             .names
             .entry(key.clone())

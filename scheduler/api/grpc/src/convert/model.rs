@@ -119,7 +119,8 @@ fn spec(spec: wire::ModelSpec, invalid: &mut Invalid) -> ModelSpec {
                 wire::storage_config::Config::StorageRcloneConfig(remote) => StorageConfig::Remote(remote),
             })
         }),
-        requirements: spec.requirements,
+        // What was decoded has room for more than there is, and it is kept.
+        requirements: spec.requirements.into_boxed_slice().into_vec(),
         memory: spec.memory_bytes.map(Bytes),
         server,
         explainer,
