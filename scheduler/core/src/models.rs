@@ -65,7 +65,7 @@ impl Machine {
         self.change(name, now, out, |model| {
             model.deleted = true;
             if let (Some(meta), Some(latest)) = (kubernetes, model.versions.values_mut().next_back()) {
-                latest.definition.kubernetes = Some(meta);
+                latest.definition.kubernetes = Some(Box::new(meta));
             }
         });
         Ok(())

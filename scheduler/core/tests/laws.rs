@@ -29,7 +29,7 @@ fn a_model_is_loaded_routed_and_then_available() {
 fn the_first_version_is_the_generation() {
     let mut world = World::with_replicas(1);
     let mut iris = definition("iris", 1);
-    iris.kubernetes = Some(KubernetesMeta { namespace: "ns".into(), generation: 7 });
+    iris.kubernetes = Some(Box::new(KubernetesMeta { namespace: "ns".into(), generation: 7 }));
     world.apply(iris).expect("accepted");
     assert_eq!(world.machine.model(&model_name("iris")).expect("known").latest_number(), VersionNumber(7));
     world.apply(definition("other", 1)).expect("accepted");
@@ -58,7 +58,7 @@ fn a_changed_spec_is_a_new_version_and_a_changed_deployment_is_not() {
     assert_eq!(world.assignments("iris"), ["1@onnx/0: Available", "1@onnx/1: Available"]);
 
     let mut changed = definition("iris", 2);
-    changed.kubernetes = Some(KubernetesMeta { namespace: "ns".into(), generation: 9 });
+    changed.kubernetes = Some(Box::new(KubernetesMeta { namespace: "ns".into(), generation: 9 }));
     world.apply(changed.clone()).expect("accepted");
     world.run();
     let status = world.machine.model_status(&model_name("iris")).expect("known");

@@ -11,11 +11,11 @@ pub struct ModelDefinition {
     /// Identity of the model.
     pub name: ModelName,
     /// Free text of the caller, kept and given back.
-    pub kind: Option<String>,
+    pub kind: Option<Box<str>>,
     /// Free text of the caller, kept and given back.
-    pub label: Option<String>,
+    pub label: Option<Box<str>>,
     /// Present when the declaration came from Kubernetes.
-    pub kubernetes: Option<KubernetesMeta>,
+    pub kubernetes: Option<Box<KubernetesMeta>>,
     /// What the model is.
     pub spec: ModelSpec,
     /// How much of it is wanted.

@@ -52,9 +52,9 @@ pub fn definition(model: wire::Model) -> Result<ModelDefinition, Invalid> {
     }
     let definition = name.map(|name| ModelDefinition {
         name,
-        kind: meta.kind,
-        label: meta.version,
-        kubernetes: meta.kubernetes_meta.map(kubernetes),
+        kind: meta.kind.map(String::into_boxed_str),
+        label: meta.version.map(String::into_boxed_str),
+        kubernetes: meta.kubernetes_meta.map(kubernetes).map(Box::new),
         spec,
         deployment: Deployment {
             replicas: deployment.replicas,
@@ -159,9 +159,9 @@ pub fn wire(definition: &ModelDefinition, runtime: Option<RuntimeInfo>) -> wire:
     wire::Model {
         meta: Some(wire::MetaData {
             name: definition.name.to_string(),
-            kind: definition.kind.clone(),
-            version: definition.label.clone(),
-            kubernetes_meta: definition.kubernetes.as_ref().map(kubernetes_wire),
+            kind: definition.kind.as_deref().map(str::to_owned),
+            version: definition.label.as_deref().map(str::to_owned),
+            kubernetes_meta: definition.kubernetes.as_deref().map(kubernetes_wire),
         }),
         model_spec: Some(wire::ModelSpec {
             uri: spec.uri.clone(),

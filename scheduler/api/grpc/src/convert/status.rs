@@ -35,7 +35,7 @@ fn version(status: &ModelVersionStatus) -> wire::ModelVersionStatus {
     wire::ModelVersionStatus {
         version: status.number.0,
         server_name: status.server.as_ref().map(ToString::to_string).unwrap_or_default(),
-        kubernetes_meta: status.definition.kubernetes.as_ref().map(model::kubernetes_wire),
+        kubernetes_meta: status.definition.kubernetes.as_deref().map(model::kubernetes_wire),
         model_replica_state: replicas,
         state: Some(wire::ModelStatus {
             state: state(status.state).into(),
