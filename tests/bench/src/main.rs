@@ -75,8 +75,8 @@ const SCENARIOS: [(&str, Scenario); 10] = [
     ("storm-subscribers", Scenario::Subscribers),
 ];
 
-const USAGE: &str =
-    "usage: cargo run --release -p bench -- [--quick] [all | lookup | change | latency | load | memory]...";
+const USAGE: &str = "usage: cargo run --release -p bench -- [--quick] [all | lookup | change | latency | load | memory | \
+    storm-loads | storm-many | storm-restart | storm-resubscribe | storm-subscribers]...";
 
 fn main() -> ExitCode {
     match run() {

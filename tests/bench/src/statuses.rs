@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use messages::scheduler::ModelSubscriptionRequest;
 use messages::scheduler::model_status::ModelState;
+use messages::scheduler::{ModelStatusResponse, ModelSubscriptionRequest};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tonic::Streaming;
 
 use crate::scheduler::Scheduler;
 
@@ -34,9 +35,17 @@ impl Drop for Statuses {
 
 impl Statuses {
     pub(crate) async fn subscribe(scheduler: &Scheduler, name: &str) -> Result<Statuses> {
+        Ok(Statuses::read(Statuses::open(scheduler, name).await?))
+    }
+
+    /// A subscription that nobody reads yet.
+    pub(crate) async fn open(scheduler: &Scheduler, name: &str) -> Result<Streaming<ModelStatusResponse>> {
         let request = ModelSubscriptionRequest { subscriber_name: name.to_owned(), ..Default::default() };
         let answers = scheduler.client()?.subscribe_model_status(request).await.context("subscribe to statuses")?;
-        let mut answers = answers.into_inner();
+        Ok(answers.into_inner())
+    }
+
+    pub(crate) fn read(mut answers: Streaming<ModelStatusResponse>) -> Statuses {
         let first = Heard { available: 0, last: Instant::now(), ended: false };
         let (tell, heard) = watch::channel(first);
         let task = tokio::spawn(async move {
@@ -53,7 +62,7 @@ impl Statuses {
             }
             tell.send_modify(|heard| heard.ended = true);
         });
-        Ok(Statuses { heard, task })
+        Statuses { heard, task }
     }
 
     pub(crate) fn now(&self) -> Heard {
