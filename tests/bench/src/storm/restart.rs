@@ -35,7 +35,8 @@ pub(crate) async fn run(size: Size) -> Result<()> {
         "requests under way",
         "failed (limit 0)",
         "resources sent again (limit 0)",
-        "Envoy updated, clusters + scopes",
+        "sent until the new model answers",
+        "Envoy updated until in sync, clusters + scopes",
     ]);
     for models in size.pick([1_000, 10_000], [100, 300]) {
         table.row(restart(models).await?);
@@ -58,6 +59,7 @@ async fn restart(models: usize) -> Result<Vec<String>> {
     let traffic = Traffic::start(data, models);
     traffic.asked(200).await?;
     let before = updates(&stats).await?;
+    ensure!(before.0 > 0 && before.1 > 0, "Envoy counts its updates under other names: {before:?}");
     site.scheduler.kill9().await?;
     // Long enough that requests meet an Envoy without a scheduler.
     traffic.asked(400).await?;
@@ -88,6 +90,8 @@ async fn restart(models: usize) -> Result<Vec<String>> {
     })
     .await?;
     let newcomer = executed.elapsed();
+    let counters = scheduler.counters().await?;
+    let later = counters.get("switchyard_xds_resources").context("a counter")?.saturating_sub(resources);
     let (asked, failed) = traffic.stop().await?;
     let millis = |time: Duration| time.as_millis().to_string();
     let row = vec![
@@ -98,6 +102,7 @@ async fn restart(models: usize) -> Result<Vec<String>> {
         asked.to_string(),
         failed.to_string(),
         resources.to_string(),
+        later.to_string(),
         format!("{} + {}", after.0 - before.0, after.1 - before.1),
     ];
     drop(agents);
