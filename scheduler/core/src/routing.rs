@@ -28,6 +28,12 @@ pub(crate) struct Split {
 }
 
 impl Machine {
+    /// Where requests for the name go now.
+    #[must_use]
+    pub fn leads_to(&self, name: &RoutableName) -> Option<Route> {
+        self.route(name, None)
+    }
+
     /// Where requests for the name go now. `settling` is a model that is taken out of the state while it is changed.
     pub(crate) fn route(&self, name: &RoutableName, settling: Option<&Model>) -> Option<Route> {
         match name {

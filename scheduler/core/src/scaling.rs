@@ -51,9 +51,10 @@ impl Machine {
         Some(ScalingRequest { server: server.clone(), replicas, kubernetes: bounds.kubernetes.clone() })
     }
 
-    /// The replicas that its models want, if that is more than it is to have and its maximum allows more.
+    /// The replicas that its models want, if that is more than it is to have and its maximum allows more. Who has said
+    /// that a server is to have none, or removes it, is not asked for any.
     fn more(&self, server: &ServerName) -> Option<u32> {
-        let bounds = self.servers.get(server)?.bounds.as_ref()?;
+        let bounds = self.servers.get(server)?.bounds.as_ref().filter(|bounds| bounds.expected > 0)?;
         let target = self.highest_wish(server).min(bounds.max);
         (target > bounds.expected).then_some(target)
     }

@@ -128,8 +128,11 @@ impl Machine {
             }
         }
         prune(model);
-        if model.deleted && model.terminated_at.is_none() && model.remaining() == 0 {
-            model.terminated_at = Some(now);
+        // An agent that comes back with a removed model brings it back for as long as it takes to unload it again.
+        match (model.deleted && model.remaining() == 0, model.terminated_at) {
+            (true, None) => model.terminated_at = Some(now),
+            (false, Some(_)) => model.terminated_at = None,
+            (true, Some(_)) | (false, None) => {}
         }
     }
 

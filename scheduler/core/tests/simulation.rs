@@ -1,181 +1,94 @@
-//! Random histories: declarations, agents that come, go, fail and repeat themselves, Envoys that acknowledge late or
-//! refuse, restarts from the store at any point. The world checks the invariants after every event; here the history
-//! is chosen, and at its end everything heals and must reach what was last wished.
+//! A million random events: declarations, experiments, servers that grow and shrink, agents that come, go, fail, forget,
+//! overtake and repeat themselves, Envoys that acknowledge late or refuse, crashes between any two steps and amid one.
+//! The world checks the invariants after every event; at its end each history heals and must reach what was last wished.
 //!
-//! `SIMULATION_CASES=100000 cargo test --release -p scheduler-core --test simulation` runs it for longer.
+//! `SIMULATION_EVENTS=100000000 cargo test --release -p scheduler-core --test simulation -- --nocapture` runs it for
+//! longer, `SIMULATION_FIRST_SEED=N` from another seed on; `SIMULATION_SEED=N` runs one history, and with
+//! `SIMULATION_TRACE=1` shows its events.
 
+#![expect(clippy::panic, reason = "a test fails by panicking")]
+
+mod history;
 #[expect(dead_code, reason = "each test binary uses its part of the world")]
 mod world;
 
-use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use domain::{Bytes, Lifecycle, ModelState};
-use proptest::prelude::*;
-use scheduler_core::{AGENT_GRACE_MS, DRAIN_LIMIT_MS, Outcome};
-use world::{World, definition, server_name, version};
+/// Events, unless said otherwise.
+const EVENTS: u64 = 1_000_000;
 
-const MODELS: [&str; 4] = ["a", "b", "c", "d"];
-const REPLICAS: [&str; 5] = ["one/0", "one/1", "one/2", "two/0", "two/1"];
+/// Runs of smaller histories while one that fails is made small.
+const SHRINKING_RUNS: usize = 2_000;
 
-#[derive(Clone, Debug)]
-enum Step {
-    Apply { model: usize, variant: u8, replicas: u32, memory: u64, pinned: bool },
-    Remove { model: usize },
-    Notify { second: bool, expected: u32 },
-    Connect { replica: usize },
-    Disconnect { replica: usize },
-    Kill { replica: usize },
-    Work { replica: usize, fails: bool },
-    Stale { replica: usize, model: usize },
-    Ack { model: usize },
-    Release { model: usize },
-    Reject { model: usize },
-    Drain { replica: usize },
-    Pass { milliseconds: u64 },
-    Restart,
+/// As many as the machine of the project has cores.
+const THREADS: usize = 2;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|text| text.parse().ok())
 }
 
-fn step() -> impl Strategy<Value = Step> {
-    let model = 0..MODELS.len();
-    let replica = 0..REPLICAS.len();
-    prop_oneof![
-        6 => (model.clone(), 0..3u8, 0..4u32, 0..70u64, any::<bool>()).prop_map(
-            |(model, variant, replicas, memory, pinned)| Step::Apply { model, variant, replicas, memory, pinned }
-        ),
-        2 => model.clone().prop_map(|model| Step::Remove { model }),
-        1 => (any::<bool>(), 0..4u32).prop_map(|(second, expected)| Step::Notify { second, expected }),
-        5 => replica.clone().prop_map(|replica| Step::Connect { replica }),
-        2 => replica.clone().prop_map(|replica| Step::Disconnect { replica }),
-        1 => replica.clone().prop_map(|replica| Step::Kill { replica }),
-        12 => (replica.clone(), prop::bool::weighted(0.15)).prop_map(|(replica, fails)| Step::Work { replica, fails }),
-        1 => (replica.clone(), model.clone()).prop_map(|(replica, model)| Step::Stale { replica, model }),
-        6 => model.clone().prop_map(|model| Step::Ack { model }),
-        6 => model.clone().prop_map(|model| Step::Release { model }),
-        1 => model.prop_map(|model| Step::Reject { model }),
-        1 => replica.prop_map(|replica| Step::Drain { replica }),
-        2 => prop_oneof![Just(1), Just(1_000), Just(AGENT_GRACE_MS), Just(DRAIN_LIMIT_MS)]
-            .prop_map(|milliseconds| Step::Pass { milliseconds }),
-        1 => Just(Step::Restart),
-    ]
-}
-
-struct History {
-    world: World,
-    wished: BTreeMap<&'static str, u32>,
-}
-
-impl History {
-    fn new() -> Self {
-        Self { world: World::new(), wished: BTreeMap::new() }
+#[test]
+fn every_history_keeps_the_invariants_and_heals() {
+    if let Some(seed) = number("SIMULATION_SEED") {
+        let events = history::try_seed(seed, None).unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+        println!("seed {seed}: {events} events");
+        return;
     }
+    let wanted = number("SIMULATION_EVENTS").unwrap_or(EVENTS);
+    let first = number("SIMULATION_FIRST_SEED").unwrap_or(0);
+    let (next, events) = (AtomicU64::new(first), AtomicU64::new(0));
+    // What a failing history prints is of interest only when it has been made small.
+    std::panic::set_hook(Box::new(|_| {}));
+    let failed = std::thread::scope(|scope| {
+        let work = || {
+            while events.load(Ordering::Relaxed) < wanted {
+                let seed = next.fetch_add(1, Ordering::Relaxed);
+                match history::try_seed(seed, None) {
+                    Ok(count) => events.fetch_add(count, Ordering::Relaxed),
+                    Err(_) => return Some(seed),
+                };
+            }
+            None
+        };
+        let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().filter_map(|thread| thread.join().ok().flatten()).min()
+    });
+    let small = failed.map(|seed| (seed, shrink(seed)));
+    let _silent = std::panic::take_hook();
+    if let Some((seed, small)) = small {
+        panic!(
+            "seed {seed} fails; SIMULATION_SEED={seed} cargo test --release -p scheduler-core --test simulation\n{small}"
+        );
+    }
+    let (seeds, events) = (next.into_inner() - first, events.into_inner());
+    println!("{events} events in {seeds} histories, seeds {first} to {}", first + seeds);
+}
 
-    fn take(&mut self, step: &Step) {
-        let world = &mut self.world;
-        match *step {
-            Step::Apply { model, variant, replicas, memory, pinned } => {
-                let mut wish = definition(MODELS[model], replicas);
-                wish.spec.uri = format!("/models/{variant}");
-                wish.spec.memory = Some(Bytes(memory));
-                wish.spec.server = pinned.then(|| server_name("two"));
-                if world.apply(wish).is_ok() {
-                    self.wished.insert(MODELS[model], replicas);
+/// The smallest history that was found to fail like the one of the seed, as text that can become a test.
+fn shrink(seed: u64) -> String {
+    let mut small = history::steps(seed);
+    let mut why = String::new();
+    let mut size = small.len().div_ceil(2);
+    let mut runs = 0;
+    while size > 0 && runs < SHRINKING_RUNS {
+        let mut start = 0;
+        let mut removed = false;
+        while start < small.len() {
+            let mut fewer = small.clone();
+            fewer.drain(start..(start + size).min(fewer.len()));
+            runs += 1;
+            match history::run(seed, &fewer, None) {
+                Err(text) => {
+                    (small, why) = (fewer, text);
+                    removed = true;
                 }
+                Ok(_) => start += size,
             }
-            Step::Remove { model } => {
-                if world.remove(MODELS[model]).is_ok() {
-                    self.wished.remove(MODELS[model]);
-                }
-            }
-            Step::Notify { second, expected } => world.notify(if second { "two" } else { "one" }, expected),
-            Step::Connect { replica } => {
-                world.disconnect(REPLICAS[replica]);
-                world.connect(REPLICAS[replica]);
-            }
-            Step::Disconnect { replica } => world.disconnect(REPLICAS[replica]),
-            Step::Kill { replica } => world.kill(REPLICAS[replica]),
-            Step::Work { replica, fails } => {
-                world.step(REPLICAS[replica], fails.then_some("it broke"));
-            }
-            Step::Stale { replica, model } => {
-                world.stale_report(REPLICAS[replica], version(MODELS[model], 1), Outcome::Loaded(None));
-            }
-            Step::Ack { model } => world.ack(MODELS[model]),
-            Step::Release { model } => world.release(MODELS[model]),
-            Step::Reject { model } => world.reject(MODELS[model], "refused"),
-            Step::Drain { replica } => {
-                world.drain(REPLICAS[replica]);
-            }
-            Step::Pass { milliseconds } => world.pass(milliseconds),
-            Step::Restart => world.restart(),
+        }
+        if !removed {
+            size /= 2;
         }
     }
-
-    /// Everything comes back and works: what was wished last must be there, and nothing else.
-    fn heal(&mut self) {
-        let world = &mut self.world;
-        for server in ["one", "two"] {
-            world.notify(server, 3);
-        }
-        for replica in REPLICAS {
-            world.agent(replica).config.memory = Bytes(1_000);
-            world.disconnect(replica);
-            world.connect(replica);
-        }
-        world.run();
-        // A route that Envoy refused is accepted in its next generation; a failed replica is tried again on arrival.
-        for model in MODELS.iter().filter(|model| self.wished.contains_key(*model)) {
-            let mut wish = definition(model, self.wished[model].min(2));
-            wish.spec.uri = "/models/final".into();
-            world.apply(wish).expect("it is not being removed");
-        }
-        world.run();
-        for replica in REPLICAS {
-            world.disconnect(replica);
-            world.connect(replica);
-        }
-        world.run();
-        world.pass(DRAIN_LIMIT_MS);
-        world.run();
-        assert!(world.open_tickets().is_empty(), "I7: {:?} were never answered", world.open_tickets());
-        for model in MODELS {
-            let status = world.machine.model_status(&world::model_name(model));
-            match self.wished.get(model) {
-                Some(0) => assert_eq!(world.state(model), ModelState::ScaledDown),
-                Some(_) => {
-                    assert_eq!(world.state(model), ModelState::Available, "{model}: {status:#?}");
-                    let model = world.machine.model(&world::model_name(model)).expect("known");
-                    for version in model.versions.values().rev().skip(1) {
-                        let left = version.assignments.values().find(|a| {
-                            !matches!(
-                                a.lifecycle,
-                                Lifecycle::Unloaded | Lifecycle::UnloadFailed | Lifecycle::LoadFailed
-                            )
-                        });
-                        assert!(left.is_none(), "an old version is left: {left:?}");
-                    }
-                }
-                None => {
-                    let ended = [ModelState::Terminated, ModelState::TerminateFailed];
-                    assert!(status.is_none_or(|status| ended.contains(&status.state)), "{model} is not gone");
-                }
-            }
-        }
-    }
-}
-
-fn cases() -> u32 {
-    std::env::var("SIMULATION_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(600)
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn every_history_keeps_the_invariants_and_heals(steps in prop::collection::vec(step(), 1..120)) {
-        let mut history = History::new();
-        for step in &steps {
-            history.take(step);
-        }
-        history.heal();
-    }
+    let lines: Vec<String> = small.iter().map(|step| format!("    Step::{step:?},")).collect();
+    format!("{why}\nsteps (seed {seed}):\n{}", lines.join("\n"))
 }

@@ -1,22 +1,33 @@
 //! A world around the machine, for tests: agents that hold models, Envoys that acknowledge, a store that survives.
 //!
 //! The fakes do what the real parts promise and nothing more; faults (loss, reordering, refusal, restart) are the
-//! test's to cause. After every event the world checks the invariants.
+//! test's to cause. After every event the world checks the invariants: those that the machine can tell of itself
+//! (`Machine::check`), and those about histories (`watch`). A saboteur may stand between the machine and the world, for
+//! tests that want a bug to be caught.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod agents;
+mod envoys;
+mod saboteur;
+mod watch;
 
+use std::collections::{BTreeMap, BTreeSet};
+
+pub use agents::Agent;
 use domain::{
     Bytes, Candidate, Deployment, ExperimentName, ExperimentStatus, Generation, Lifecycle, Mirror, ModelDefinition,
-    ModelName, ModelSpec, ModelState, ModelVersionId, ReplicaConfig, ReplicaId, ReplicaIndex, RoutableName, Route,
-    ServerBounds, ServerName, Ticket, Time, VersionNumber,
+    ModelName, ModelSpec, ModelState, ModelVersionId, ReplicaId, ReplicaIndex, RoutableName, ServerBounds, ServerName,
+    Ticket, Time, VersionNumber,
 };
+pub use envoys::EnvoyRoute;
+pub use saboteur::{Bug, Saboteur};
 use scheduler_core::{
-    Action, Command, ConnectionId, Effect, Event, Experiment, HeldModel, Kept, Machine, Model, Outcome, Record,
-    Refusal, RouteChange, Server, Settings, Status, Timer,
+    Action, Command, Effect, Event, Experiment, Kept, Machine, Model, Record, Refusal, RouteChange, Server, Settings,
+    Status, Timer,
 };
 
 pub struct World {
     pub machine: Machine,
+    machine_before: Machine,
     pub now: Time,
     pub agents: BTreeMap<ReplicaId, Agent>,
     pub replies: BTreeMap<Ticket, Result<(), Refusal>>,
@@ -28,35 +39,11 @@ pub struct World {
     timers: BTreeSet<(Time, Timer)>,
     asked: BTreeSet<Ticket>,
     pub routes: BTreeMap<RoutableName, EnvoyRoute>,
+    pub events: u64,
+    pub saboteur: Saboteur,
+    watch: watch::Watch,
     connections: u64,
     tickets: u64,
-}
-
-/// What the Envoys know of one name: every generation since the last that all of them let go of.
-#[derive(Default)]
-pub struct EnvoyRoute {
-    pub applied: Generation,
-    pub released: Generation,
-    pub generations: BTreeMap<Generation, Option<Route>>,
-}
-
-#[derive(Clone)]
-pub struct Agent {
-    pub connection: Option<ConnectionId>,
-    pub config: ReplicaConfig,
-    pub shared: bool,
-    pub held: BTreeMap<(ModelName, VersionNumber), ModelDefinition>,
-    pub inbox: VecDeque<Command>,
-}
-
-impl Agent {
-    fn used(&self) -> Bytes {
-        self.held.values().fold(Bytes(0), |sum, definition| sum + definition.spec.required_memory(None))
-    }
-
-    fn available(&self) -> Bytes {
-        self.config.memory.saturating_sub(self.used())
-    }
 }
 
 pub fn model_name(text: &str) -> ModelName {
@@ -111,6 +98,7 @@ impl World {
     pub fn new() -> Self {
         Self {
             machine: Machine::new(Settings::default()),
+            machine_before: Machine::new(Settings::default()),
             now: Time(1_000_000),
             agents: BTreeMap::new(),
             replies: BTreeMap::new(),
@@ -122,6 +110,9 @@ impl World {
             timers: BTreeSet::new(),
             asked: BTreeSet::new(),
             routes: BTreeMap::new(),
+            events: 0,
+            saboteur: Saboteur::default(),
+            watch: watch::Watch::default(),
             connections: 0,
             tickets: 0,
         }
@@ -146,6 +137,28 @@ impl World {
 
     /// Hands an event to the machine, carries out the effects and checks the invariants.
     pub fn handle(&mut self, event: Event) {
+        for event in self.saboteur.events(event) {
+            self.handle_one(event);
+        }
+    }
+
+    fn handle_one(&mut self, event: Event) {
+        self.events += 1;
+        let effects = self.decide(&event);
+        self.watch.before(&event, &self.machine_before);
+        let follow = self.saboteur.follow(&effects);
+        for effect in effects {
+            self.carry_out(effect, &event);
+        }
+        self.check(&event);
+        for event in follow {
+            self.handle_one(event);
+        }
+    }
+
+    /// Lets the machine decide, twice (I4).
+    fn decide(&mut self, event: &Event) -> Vec<Effect> {
+        self.machine_before = self.machine.clone();
         let mut twin = self.machine.clone();
         let mut effects = Vec::new();
         self.machine.handle(event.clone(), self.now, &mut effects);
@@ -154,14 +167,25 @@ impl World {
         }
         let mut again = Vec::new();
         twin.handle(event.clone(), self.now, &mut again);
+        self.saboteur.again(&mut again);
         assert_eq!(effects, again, "I4: {event:?}");
-        for effect in effects {
-            self.carry_out(effect, &event);
-        }
-        self.check(&event);
+        self.saboteur.effects(effects)
     }
 
-    pub fn check(&self, event: &Event) {
+    /// The scheduler dies after it has decided about an event: before the commit nothing of it was there, after it the
+    /// writes are, and nothing else came out.
+    pub fn crash_at(&mut self, event: Event, after_commit: bool) {
+        let effects = self.decide(&event);
+        for effect in effects {
+            let is_write = matches!(effect, Effect::Write(_));
+            if (is_write && after_commit) || self.saboteur.leaks(&effect) {
+                self.carry_out(effect, &event);
+            }
+        }
+        self.restart();
+    }
+
+    pub fn check(&mut self, event: &Event) {
         let violations = self.machine.check();
         assert!(violations.is_empty(), "after {event:?}: {violations:#?}");
         let restless = self.machine.restless(self.now);
@@ -170,9 +194,11 @@ impl World {
         assert_eq!(kept, self.machine.models().collect::<Vec<_>>(), "the store lags after {event:?}");
         let kept: Vec<&Experiment> = self.experiments.values().collect();
         assert_eq!(kept, self.machine.experiments().collect::<Vec<_>>(), "the store lags after {event:?}");
+        self.watch.after(event, &self.machine_before, &self.machine, &self.routes);
     }
 
     fn carry_out(&mut self, effect: Effect, cause: &Event) {
+        self.watch.effect(&effect, cause, &self.machine);
         match effect {
             Effect::Write(Record::Model(model)) => {
                 self.models.insert(model.name.clone(), *model);
@@ -215,35 +241,16 @@ impl World {
         }
     }
 
-    /// I3: no Envoy may still send requests for the version to the replica.
-    fn assert_not_routed(&self, replica: &ReplicaId, version: &ModelVersionId, cause: &Event) {
-        let key = (version.model.clone(), version.number);
-        let answers = self.agents.get(replica).is_some_and(|agent| agent.held.contains_key(&key));
-        if !answers {
-            return;
-        }
-        for (name, envoy) in &self.routes {
-            for (generation, route) in envoy.generations.range(envoy.released..) {
-                let routed = route.iter().flat_map(|route| route.versions());
-                let mut hits = routed.filter(|(other, set)| *other == version && set.contains(replica));
-                assert!(
-                    hits.next().is_none(),
-                    "I3: {version} on {replica} unloaded while generation {generation} of {name} routes there, after {cause:?}"
-                );
-            }
-        }
-    }
-
     pub fn apply(&mut self, definition: ModelDefinition) -> Result<(), Refusal> {
         let ticket = self.ticket();
         self.handle(Event::ApplyModel { definition: Box::new(definition), ticket });
-        self.replies[&ticket].clone()
+        self.replies.get(&ticket).cloned().expect("I7: there is no answer")
     }
 
     pub fn remove(&mut self, name: &str) -> Result<(), Refusal> {
         let ticket = self.ticket();
         self.handle(Event::RemoveModel { name: model_name(name), kubernetes: None, ticket });
-        self.replies[&ticket].clone()
+        self.replies.get(&ticket).cloned().expect("I7: there is no answer")
     }
 
     /// Starts an experiment with these weights.
@@ -265,19 +272,50 @@ impl World {
         };
         let ticket = self.ticket();
         self.handle(Event::StartExperiment { definition: Box::new(definition), ticket });
-        self.replies[&ticket].clone()
+        self.replies.get(&ticket).cloned().expect("I7: there is no answer")
     }
 
     pub fn stop(&mut self, name: &str) -> Result<(), Refusal> {
         let ticket = self.ticket();
         let name = ExperimentName::parse(name).expect("an experiment name");
         self.handle(Event::StopExperiment { name, ticket });
-        self.replies[&ticket].clone()
+        self.replies.get(&ticket).cloned().expect("I7: there is no answer")
     }
 
     pub fn experiment(&self, name: &str) -> ExperimentStatus {
         let name = ExperimentName::parse(name).expect("an experiment name");
         self.machine.experiment_status(&name).expect("a known experiment")
+    }
+
+    /// A machine with an empty store that waits for the first word about servers.
+    pub fn waiting(settings: Settings, saboteur: Saboteur) -> Self {
+        let mut world = Self::new();
+        world.saboteur = saboteur;
+        let waits = settings.first_sync_ms.is_some();
+        let settings = match world.saboteur.bug {
+            Some(Bug::DoesNotWaitForTheStart) => Settings { first_sync_ms: None, ..settings },
+            _ => settings,
+        };
+        let (machine, effects) = Machine::restore(settings, Kept::default(), world.now);
+        world.machine = machine;
+        for effect in effects {
+            if let Effect::Wake(at, timer) = effect {
+                world.timers.insert((at, timer));
+            }
+        }
+        if waits {
+            world.watch.waits();
+        }
+        world
+    }
+
+    /// Says how large all servers are; the first time that is all there are.
+    pub fn declare(&mut self, servers: &[(&str, u32, u32, u32)], first_sync: bool) {
+        let bounds = |(name, expected, min, max): &(&str, u32, u32, u32)| {
+            (server_name(name), ServerBounds { expected: *expected, min: *min, max: *max, kubernetes: None }, true)
+        };
+        let ticket = self.ticket();
+        self.handle(Event::NotifyServers { servers: servers.iter().map(bounds).collect(), first_sync, ticket });
     }
 
     pub fn notify(&mut self, server: &str, expected: u32) {
@@ -288,134 +326,6 @@ impl World {
             first_sync: false,
             ticket,
         });
-    }
-
-    pub fn agent(&mut self, id: &str) -> &mut Agent {
-        let host = format!("10.0.0.{}", replica(id).index);
-        self.agents.entry(replica(id)).or_insert_with(|| Agent {
-            connection: None,
-            config: ReplicaConfig {
-                host,
-                http_port: 9000,
-                grpc_port: 9000,
-                memory: Bytes(100),
-                capabilities: BTreeSet::from(["onnx".to_owned()]),
-                over_commit_percentage: 0,
-            },
-            shared: true,
-            held: BTreeMap::new(),
-            inbox: VecDeque::new(),
-        })
-    }
-
-    pub fn connect(&mut self, id: &str) {
-        self.connections += 1;
-        let connection = ConnectionId(self.connections);
-        let agent = self.agent(id);
-        agent.connection = Some(connection);
-        agent.inbox.clear();
-        let held = agent.held.iter().map(|((_, number), definition)| HeldModel {
-            definition: definition.clone(),
-            number: *number,
-            runtime: None,
-        });
-        let event = Event::AgentConnected {
-            replica: replica(id),
-            connection,
-            shared: agent.shared,
-            config: agent.config.clone(),
-            held: held.collect(),
-            available: agent.available(),
-        };
-        self.handle(event);
-    }
-
-    /// The stream ends; what the agent holds stays.
-    pub fn disconnect(&mut self, id: &str) {
-        let agent = self.agent(id);
-        let Some(connection) = agent.connection.take() else { return };
-        agent.inbox.clear();
-        self.handle(Event::AgentDisconnected { replica: replica(id), connection });
-    }
-
-    /// The agent and its server die and forget everything.
-    pub fn kill(&mut self, id: &str) {
-        self.agent(id).held.clear();
-        self.disconnect(id);
-    }
-
-    /// The agent does its oldest command; says whether there was one.
-    pub fn step(&mut self, id: &str, failure: Option<&str>) -> bool {
-        let Some(agent) = self.agents.get_mut(&replica(id)) else { return false };
-        let Some(command) = agent.inbox.pop_front() else { return false };
-        let key = (command.version.model.clone(), command.version.number);
-        let outcome = match (command.action, failure) {
-            (Action::Load, None) => {
-                agent.held.insert(key, command.definition.clone());
-                assert!(agent.used() <= agent.config.memory, "I1: {id} is asked to hold {:?}", agent.held);
-                Outcome::Loaded(None)
-            }
-            (Action::Load, Some(reason)) => Outcome::LoadFailed(reason.to_owned()),
-            (Action::Unload, None) => {
-                agent.held.remove(&key);
-                Outcome::Unloaded
-            }
-            (Action::Unload, Some(reason)) => {
-                agent.held.remove(&key);
-                Outcome::UnloadFailed(reason.to_owned())
-            }
-        };
-        let available = agent.available();
-        let ticket = self.ticket();
-        self.handle(Event::Report {
-            replica: replica(id),
-            version: command.version,
-            outcome,
-            fence: Some(command.clock),
-            available,
-            ticket,
-        });
-        true
-    }
-
-    /// A report with an old clock, which must change nothing (I6).
-    pub fn stale_report(&mut self, id: &str, version: ModelVersionId, outcome: Outcome) {
-        let before: Vec<Model> = self.machine.models().cloned().collect();
-        let ticket = self.ticket();
-        let available = Bytes(7);
-        let fence = Some(domain::Clock(u64::MAX));
-        self.handle(Event::Report { replica: replica(id), version, outcome, fence, available, ticket });
-        assert!(matches!(self.replies[&ticket], Err(Refusal::StaleReport { .. })), "I6");
-        assert_eq!(before, self.machine.models().cloned().collect::<Vec<_>>(), "I6");
-    }
-
-    /// Envoys acknowledge the newest generation of a name.
-    pub fn ack(&mut self, name: &str) {
-        let name = routable(name);
-        let Some(envoy) = self.routes.get_mut(&name) else { return };
-        let Some(generation) = envoy.generations.keys().next_back().copied() else { return };
-        envoy.applied = generation;
-        self.handle(Event::RouteApplied { name, generation });
-    }
-
-    /// No Envoy uses anything older than the newest generation of a name.
-    pub fn release(&mut self, name: &str) {
-        let name = routable(name);
-        let Some(envoy) = self.routes.get_mut(&name) else { return };
-        let Some(generation) = envoy.generations.keys().next_back().copied() else { return };
-        envoy.applied = generation;
-        envoy.released = generation;
-        envoy.generations.retain(|older, _| *older >= generation);
-        self.handle(Event::RouteReleased { name, generation });
-    }
-
-    pub fn reject(&mut self, name: &str, message: &str) {
-        let name = routable(name);
-        let Some(generation) = self.routes.get(&name).and_then(|r| r.generations.keys().next_back().copied()) else {
-            return;
-        };
-        let message = message.to_owned();
-        self.handle(Event::RouteRejected { name, generation, message });
     }
 
     pub fn drain(&mut self, id: &str) -> Ticket {
@@ -456,6 +366,8 @@ impl World {
             let current = envoy.generations.values().next_back().cloned().flatten();
             *envoy = EnvoyRoute { generations: BTreeMap::from([(Generation(0), current)]), ..EnvoyRoute::default() };
         }
+        self.watch.restart(&self.machine);
+        self.machine_before = self.machine.clone();
         let cause = Event::Timer(Timer::Forget(model_name("restart")));
         for effect in effects {
             self.carry_out(effect, &cause);
@@ -519,20 +431,5 @@ impl World {
         let model = self.machine.model(&model_name(name))?;
         let assignment = model.versions.get(&VersionNumber(number))?.assignments.get(&ReplicaIndex(index))?;
         Some(assignment.lifecycle)
-    }
-
-    /// `version weight% replicas` of each backend of the newest route, or nothing.
-    pub fn route(&self, name: &str) -> Vec<String> {
-        let newest = self.routes.get(&routable(name)).and_then(|envoy| envoy.generations.values().next_back().cloned());
-        let backends = newest.flatten().map(|route| route.backends).unwrap_or_default();
-        backends.iter().map(|b| format!("{} {}% {}", b.version.number, b.weight, b.set)).collect()
-    }
-
-    /// `model@version weight` of each backend and `+model@version percent` of each mirror of the newest route.
-    pub fn split(&self, name: &str) -> Vec<String> {
-        let newest = self.routes.get(&routable(name)).and_then(|envoy| envoy.generations.values().next_back().cloned());
-        let Some(route) = newest.flatten() else { return Vec::new() };
-        let mirrors = route.mirrors.iter().map(|mirror| format!("+{} {}", mirror.version, mirror.percent));
-        route.backends.iter().map(|b| format!("{} {}", b.version, b.weight)).chain(mirrors).collect()
     }
 }
