@@ -48,6 +48,8 @@ Example:
     Status(verb::file::Status),
     /// Keep addresses under names, and choose one of them.
     Config(verb::config::Group),
+    /// Verify, export and import the state of a scheduler that does not run.
+    Store(verb::store::Group),
     /// Run a scheduler.
     Scheduler(part::scheduler::Flags),
     /// Run an agent beside an inference server.

@@ -21,6 +21,8 @@ pub(crate) enum Error {
     #[error(transparent)]
     Part(#[from] part::Error),
     #[error(transparent)]
+    Store(#[from] verb::store::StoreError),
+    #[error(transparent)]
     Up(#[from] up::Error),
     #[error(transparent)]
     Verb(#[from] verb::Error),

@@ -70,6 +70,7 @@ fn run(verb: Verb) -> Result<(), Error> {
         Verb::Status(flags) => block_on(verb::file::status(flags, &mut Output::stdout())),
         Verb::Config(config) => verb::config::run(config.verb, Voice::Switchyard, &mut Output::stdout()),
         Verb::Server(server) => block_on(verb::server::run(server.verb, &mut Output::stdout())),
+        Verb::Store(store) => verb::store::run(store.verb, &mut Output::stdout()),
         Verb::Up(flags) => serve(up::run(*flags)),
         Verb::Scheduler(flags) => serve(part::scheduler::run(flags)),
         Verb::Agent(flags) => serve(part::agent::run(flags)),

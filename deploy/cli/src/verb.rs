@@ -8,6 +8,7 @@ pub(crate) mod infer;
 pub(crate) mod model;
 pub(crate) mod server;
 pub(crate) mod status;
+pub(crate) mod store;
 
 use std::time::Duration;
 

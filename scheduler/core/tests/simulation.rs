@@ -6,8 +6,6 @@
 //! longer, `SIMULATION_FIRST_SEED=N` from another seed on; `SIMULATION_SEED=N` runs one history, and with
 //! `SIMULATION_TRACE=1` shows its events.
 
-#![expect(clippy::panic, reason = "a test fails by panicking")]
-
 mod history;
 #[expect(dead_code, reason = "each test binary uses its part of the world")]
 mod world;

@@ -16,7 +16,7 @@ mod outbox;
 mod probe;
 mod process;
 mod publishing;
-mod store;
+pub mod store;
 mod timers;
 
 pub use config::{Config, DRAIN_GRACE, LAG_AFTER, STORE_BYTES, SUBSCRIBER_LIMIT};

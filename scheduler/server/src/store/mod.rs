@@ -5,7 +5,10 @@
 //!
 //! Invariant: when [`Store::commit`] has returned, the records are on disk (no NOSYNC flag anywhere).
 
+mod pages;
 mod record;
+mod seal;
+mod transfer;
 
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
@@ -17,10 +20,16 @@ use heed::{Database, Env, EnvOpenOptions};
 use prost::Message;
 use scheduler_core::{Kept, Record};
 
+pub use pages::BadFile;
 pub use record::BadRecord;
+pub use transfer::{Contents, TransferError, check, export, import};
 
 /// Number of the record format. A change of meaning needs a new number, an upgrade function and a golden old record.
-pub const SCHEMA: u32 = 1;
+/// 1: models and servers, without checksums. 2: experiments, and a checksum before each record.
+pub const SCHEMA: u32 = 2;
+
+/// The schema of stores whose records have no checksums.
+const UNSEALED: u32 = 1;
 
 /// Free space on the disk or in the map below which new declarations are refused: room for the machine to go on with
 /// what it has accepted. Losing a replica with 10,000 models writes each of their pages anew in one transaction, 40 MB
@@ -36,6 +45,7 @@ const COMMIT_SHARE: u64 = 8;
 const SCHEMA_KEY: &str = "schema";
 const LOCK_FILE: &str = "LOCK";
 const FOLDER: &str = "store";
+const DATA_FILE: &str = "data.mdb";
 
 /// The open store.
 pub struct Store {
@@ -61,6 +71,44 @@ enum Table {
     Models,
     Servers,
     Experiments,
+}
+
+impl Table {
+    const ALL: [(&'static str, Table); 3] =
+        [("model", Table::Models), ("server", Table::Servers), ("experiment", Table::Experiments)];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Table::Models => "models",
+            Table::Servers => "servers",
+            Table::Experiments => "experiments",
+        }
+    }
+}
+
+/// Maps the folder's file. The caller holds its lock.
+fn open_env(folder: &Path, map_bytes: usize) -> Result<Env, heed::Error> {
+    let mut options = EnvOpenOptions::new();
+    options.map_size(map_bytes).max_dbs(4);
+    // SAFETY: LMDB maps the file into memory, so nobody else may change it meanwhile. The lock file taken before
+    // keeps every other process of ours out, and this process opens the folder once.
+    #[expect(unsafe_code, reason = "LMDB cannot be opened without it; see the SAFETY note")]
+    unsafe {
+        options.open(folder)
+    }
+}
+
+/// Puts a checksum before each record of a table.
+fn upgrade(table: Database<Str, Bytes>, writer: &mut heed::RwTxn<'_>) -> Result<(), heed::Error> {
+    let mut sealed = Vec::new();
+    for entry in table.iter(writer)? {
+        let (key, record) = entry?;
+        sealed.push((key.to_owned(), seal::seal(key, record)));
+    }
+    for (key, record) in sealed {
+        table.put(writer, &key, &record)?;
+    }
+    Ok(())
 }
 
 /// Why a store cannot be opened.
@@ -100,6 +148,33 @@ pub enum OpenError {
         /// Its schema.
         found: u32,
     },
+    /// Its file is not what was written.
+    #[error(
+        "{path}: nothing was changed; restore an export with `switchyard store import`, or move the folder away to begin anew"
+    )]
+    BadFile {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        cause: BadFile,
+    },
+    /// Something that every store has is missing.
+    #[error("store in {path} has no {what} any more; nothing was changed, restore an export")]
+    Incomplete {
+        /// Where.
+        path: PathBuf,
+        /// What is missing.
+        what: &'static str,
+    },
+    /// A record is not the one that was written.
+    #[error("record {key:?} of {table} does not match its checksum; nothing was changed, restore an export")]
+    Unsealed {
+        /// Which table.
+        table: &'static str,
+        /// Which record.
+        key: String,
+    },
     /// A record cannot be read.
     #[error("read record {key:?} of {table}; nothing was changed")]
     Damaged {
@@ -134,33 +209,67 @@ impl Store {
             Err(TryLockError::WouldBlock) => return Err(OpenError::InUse { path: dir.to_owned() }),
             Err(TryLockError::Error(cause)) => return Err(in_folder(cause)),
         }
-        Self::open_locked(&folder, map_bytes, lock)
+        let is_new = match File::open(folder.join(DATA_FILE)) {
+            // LMDB trusts its file; what it is given must deserve it.
+            Ok(file) => {
+                let path = folder.join(DATA_FILE);
+                pages::verify(&file).map_err(|cause| OpenError::BadFile { path, cause })?.tables == 0
+            }
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => true,
+            Err(cause) => return Err(OpenError::Folder { path: folder.join(DATA_FILE), cause }),
+        };
+        Self::open_locked(&folder, map_bytes, is_new, lock)
             .map_err(|error| error.unwrap_or_else(|cause| OpenError::Database { path: folder, cause }))
     }
 
-    fn open_locked(folder: &Path, map_bytes: u64, lock: File) -> Result<Self, Result<OpenError, heed::Error>> {
+    fn open_locked(
+        folder: &Path,
+        map_bytes: u64,
+        is_new: bool,
+        lock: File,
+    ) -> Result<Self, Result<OpenError, heed::Error>> {
         let page = rustix_page_size();
         let size = usize::try_from(map_bytes.next_multiple_of(page)).unwrap_or(usize::MAX / 2);
-        let mut options = EnvOpenOptions::new();
-        options.map_size(size).max_dbs(4);
-        // SAFETY: LMDB maps the file into memory, so nobody else may change it meanwhile. The lock file taken above
-        // keeps every other process of ours out, and this process opens the folder once.
-        #[expect(unsafe_code, reason = "LMDB cannot be opened without it; see the SAFETY note")]
-        let env = unsafe { options.open(folder) }.map_err(Err)?;
+        let env = open_env(folder, size).map_err(Err)?;
         let mut writer = env.write_txn().map_err(Err)?;
-        let meta: Database<Str, Bytes> = env.create_database(&mut writer, Some("meta")).map_err(Err)?;
-        match meta.get(&writer, SCHEMA_KEY).map_err(Err)? {
-            None => meta.put(&mut writer, SCHEMA_KEY, &SCHEMA.to_le_bytes()).map_err(Err)?,
-            Some(bytes) => {
-                let found = bytes.try_into().map(u32::from_le_bytes).unwrap_or(u32::MAX);
-                if found > SCHEMA {
-                    return Err(Ok(OpenError::Newer { path: folder.to_owned(), found }));
-                }
-            }
+        // What a store once had it must have: a table that is missing was lost.
+        let mut table = |name: &'static str, may_be_made: bool| match env.open_database(&writer, Some(name)) {
+            Ok(Some(table)) => Ok(table),
+            Ok(None) if may_be_made => env.create_database(&mut writer, Some(name)).map_err(Err),
+            Ok(None) => Err(Ok(OpenError::Incomplete { path: folder.to_owned(), what: name })),
+            Err(error) => Err(Err(error)),
+        };
+        let meta: Database<Str, Bytes> = table("meta", is_new)?;
+        let models: Database<Str, Bytes> = table("models", is_new)?;
+        let servers = table("servers", is_new)?;
+        let found = match meta.get(&writer, SCHEMA_KEY).map_err(Err)? {
+            None if is_new => SCHEMA,
+            None => return Err(Ok(OpenError::Incomplete { path: folder.to_owned(), what: "schema" })),
+            Some(bytes) => bytes.try_into().map(u32::from_le_bytes).unwrap_or(u32::MAX),
+        };
+        if found == 0 {
+            return Err(Ok(OpenError::Incomplete { path: folder.to_owned(), what: "schema" }));
         }
-        let models = env.create_database(&mut writer, Some("models")).map_err(Err)?;
-        let servers = env.create_database(&mut writer, Some("servers")).map_err(Err)?;
-        let experiments = env.create_database(&mut writer, Some("experiments")).map_err(Err)?;
+        if found > SCHEMA {
+            return Err(Ok(OpenError::Newer { path: folder.to_owned(), found }));
+        }
+        let is_old = found <= UNSEALED;
+        let experiments = match env.open_database(&writer, Some("experiments")).map_err(Err)? {
+            Some(table) => table,
+            None if is_new || is_old => env.create_database(&mut writer, Some("experiments")).map_err(Err)?,
+            None => return Err(Ok(OpenError::Incomplete { path: folder.to_owned(), what: "experiments" })),
+        };
+        if is_old {
+            // All or nothing: it is one transaction, and before its commit the store has the old schema.
+            for table in [models, servers, experiments] {
+                upgrade(table, &mut writer).map_err(Err)?;
+            }
+            tracing::info!(folder = %folder.display(), from = found, to = SCHEMA, "store upgraded");
+        }
+        if is_new || is_old {
+            meta.put(&mut writer, SCHEMA_KEY, &SCHEMA.to_le_bytes()).map_err(Err)?;
+        }
+        // Without a change this keeps the handles of the tables and writes nothing.
         writer.commit().map_err(Err)?;
         Ok(Self { env, models, servers, experiments, folder: folder.to_owned(), map_bytes: size as u64, _lock: lock })
     }
@@ -168,27 +277,52 @@ impl Store {
     /// Everything that was committed.
     pub fn load(&self) -> Result<Kept, OpenError> {
         Ok(Kept {
-            models: self.read("models", self.models, record::decode_model)?,
-            servers: self.read("servers", self.servers, record::decode_server)?,
-            experiments: self.read("experiments", self.experiments, record::decode_experiment)?,
+            models: self.read(Table::Models, record::decode_model)?,
+            servers: self.read(Table::Servers, record::decode_server)?,
+            experiments: self.read(Table::Experiments, record::decode_experiment)?,
         })
     }
 
-    fn read<T>(
-        &self,
-        table: &'static str,
-        database: Database<Str, Bytes>,
-        decode: impl Fn(&[u8]) -> Result<T, BadRecord>,
-    ) -> Result<Vec<T>, OpenError> {
+    fn read<T>(&self, table: Table, decode: impl Fn(&[u8]) -> Result<T, BadRecord>) -> Result<Vec<T>, OpenError> {
+        let records = self
+            .records(table)?
+            .into_iter()
+            .map(|(key, bytes)| decode(&bytes).map_err(|cause| OpenError::Damaged { table: table.name(), key, cause }));
+        records.collect()
+    }
+
+    /// Every record of a table, as it was written.
+    fn records(&self, table: Table) -> Result<Vec<(String, Vec<u8>)>, OpenError> {
         let in_database = |cause| OpenError::Database { path: self.folder.clone(), cause };
         let reader = self.env.read_txn().map_err(in_database)?;
         let mut records = Vec::new();
-        for entry in database.iter(&reader).map_err(in_database)? {
-            let (key, bytes) = entry.map_err(in_database)?;
-            let record = decode(bytes);
-            records.push(record.map_err(|cause| OpenError::Damaged { table, key: key.to_owned(), cause })?);
+        for entry in self.database(table).iter(&reader).map_err(in_database)? {
+            let (key, sealed) = entry.map_err(in_database)?;
+            let unsealed = || OpenError::Unsealed { table: table.name(), key: key.to_owned() };
+            records.push((key.to_owned(), seal::open(key, sealed).ok_or_else(unsealed)?.to_vec()));
         }
         Ok(records)
+    }
+
+    fn database(&self, table: Table) -> Database<Str, Bytes> {
+        match table {
+            Table::Models => self.models,
+            Table::Servers => self.servers,
+            Table::Experiments => self.experiments,
+        }
+    }
+
+    fn bad_file(&self, cause: BadFile) -> OpenError {
+        OpenError::BadFile { path: self.folder.join(DATA_FILE), cause }
+    }
+
+    /// Writes records into an empty store, all of them or none.
+    fn fill(&self, records: &[(Table, String, Vec<u8>)]) -> Result<(), heed::Error> {
+        let mut writer = self.env.write_txn()?;
+        for (table, key, bytes) in records {
+            self.database(*table).put(&mut writer, key, &seal::seal(key, bytes))?;
+        }
+        writer.commit()
     }
 
     /// Makes the records durable, all of them or none, and forgets them.
@@ -203,13 +337,9 @@ impl Store {
     fn write(&self, pending: Pending) -> Result<(), heed::Error> {
         let mut writer = self.env.write_txn()?;
         for ((table, key), bytes) in pending.records {
-            let table = match table {
-                Table::Models => self.models,
-                Table::Servers => self.servers,
-                Table::Experiments => self.experiments,
-            };
+            let table = self.database(table);
             match bytes {
-                Some(bytes) => table.put(&mut writer, &key, &bytes)?,
+                Some(bytes) => table.put(&mut writer, &key, &seal::seal(&key, &bytes))?,
                 None => {
                     table.delete(&mut writer, &key)?;
                 }
@@ -293,6 +423,8 @@ fn rustix_page_size() -> u64 {
 }
 
 #[cfg(test)]
+mod damage_tests;
+#[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
@@ -307,7 +439,7 @@ mod tests {
 
     const MAP: u64 = 1 << 20;
 
-    fn model(name: &str) -> Model {
+    pub(super) fn model(name: &str) -> Model {
         let wire = messages::scheduler::Model {
             meta: Some(messages::scheduler::MetaData { name: name.into(), ..Default::default() }),
             model_spec: Some(messages::scheduler::ModelSpec { uri: "/models/x".into(), ..Default::default() }),
@@ -336,7 +468,7 @@ mod tests {
         }
     }
 
-    fn experiment() -> Experiment {
+    pub(super) fn experiment() -> Experiment {
         let wire = messages::scheduler::Experiment {
             name: "split".into(),
             default: Some("a".into()),
@@ -352,7 +484,7 @@ mod tests {
         }
     }
 
-    fn server() -> Server {
+    pub(super) fn server() -> Server {
         let config = ReplicaConfig {
             host: "10.0.0.1".into(),
             http_port: 9000,
@@ -398,7 +530,8 @@ mod tests {
         let hex = |bytes: Vec<u8>| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         let model = hex(super::record::encode_model(&model("iris")).encode_to_vec());
         let server = hex(super::record::encode_server(&server()).encode_to_vec());
-        let written = format!("schema {SCHEMA}\nmodel {model}\nserver {server}\n");
+        let experiment = hex(super::record::encode_experiment(&experiment()).encode_to_vec());
+        let written = format!("schema {SCHEMA}\nmodel {model}\nserver {server}\nexperiment {experiment}\n");
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/golden/store_records.txt");
         if std::env::var_os("UPDATE").is_some() {
             std::fs::write(path, &written).expect("write the golden bytes");
@@ -437,7 +570,13 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let store = Store::open(dir.path(), MAP).expect("opened");
         let mut writer = store.env.write_txn().expect("a writer");
-        store.models.put(&mut writer, "iris", b"no message").expect("written");
+        store.models.put(&mut writer, "iris", &super::seal::seal("iris", b"no message")).expect("written");
+        store.models.put(&mut writer, "rose", b"without a checksum").expect("written");
+        writer.commit().expect("committed");
+        let error = store.load().expect_err("damaged");
+        assert!(matches!(&error, OpenError::Unsealed { table: "models", key } if key == "rose"), "{error}");
+        let mut writer = store.env.write_txn().expect("a writer");
+        store.models.delete(&mut writer, "rose").expect("deleted");
         writer.commit().expect("committed");
         let error = store.load().expect_err("damaged");
         assert!(matches!(&error, OpenError::Damaged { table: "models", key, .. } if key == "iris"), "{error}");

@@ -202,3 +202,29 @@ pub(super) fn decode_experiment(bytes: &[u8]) -> Result<Experiment, BadRecord> {
         former_defaults: names(&record.former_defaults).map_err(BadRecord::Name)?,
     })
 }
+
+/// The name in a record, if all of it can be read.
+pub(super) fn name(table: super::Table, bytes: &[u8]) -> Result<String, BadRecord> {
+    Ok(match table {
+        super::Table::Models => decode_model(bytes)?.name.to_string(),
+        super::Table::Servers => decode_server(bytes)?.name.to_string(),
+        super::Table::Experiments => decode_experiment(bytes)?.definition.name.to_string(),
+    })
+}
+
+/// What a record is about, in words.
+pub(super) fn summary(table: super::Table, bytes: &[u8]) -> String {
+    let text = match table {
+        super::Table::Models => decode_model(bytes).map(|model| {
+            let removed = if model.deleted { ", removed" } else { "" };
+            let uri = model.latest().map(|latest| latest.definition.spec.uri.to_string()).unwrap_or_default();
+            format!("version {} of {uri}{removed}", model.latest_number())
+        }),
+        super::Table::Servers => decode_server(bytes).map(|server| format!("{} replicas", server.replicas.len())),
+        super::Table::Experiments => decode_experiment(bytes).map(|experiment| {
+            let state = if experiment.is_running() { "running" } else { "stopped" };
+            format!("{state}, {} candidates", experiment.definition.candidates.len())
+        }),
+    };
+    text.unwrap_or_else(|error| error.to_string())
+}
