@@ -10,10 +10,13 @@ mod id;
 mod lifecycle;
 mod model;
 mod name;
+mod pipeline;
 mod quantity;
+mod reference;
 mod route;
 mod server;
 mod status;
+mod topic;
 
 pub use endpoint::{Endpoint, Health};
 pub use experiment::{BadExperiment, CANDIDATES_MAX, Candidate, Experiment, ExperimentStatus, Mirror, WEIGHTS_MAX};
@@ -23,8 +26,13 @@ pub use model::{
     Deployment, Explainer, KubernetesMeta, Llm, ModelDefinition, ModelSpec, Parameter, RuntimeInfo, StorageConfig,
     StreamTopics,
 };
-pub use name::{BadName, ExperimentName, ModelName, RoutableName, ServerName};
+pub use name::{BadName, ExperimentName, ModelName, PipelineName, RoutableName, ServerName};
+pub use pipeline::{
+    BadPipeline, Batch, Combination, JoinKind, Pipeline, PipelineInput, PipelineOutput, STEPS_MAX, Step, TensorMap,
+};
 pub use quantity::{Bytes, Time};
+pub use reference::{BadReference, End, Origin, Reference};
 pub use route::{Backend, MirrorBackend, PlacementSet, Route};
 pub use server::{ReplicaConfig, ServerBounds};
 pub use status::{AssignmentStatus, ModelState, ModelVersionStatus, ReplicaResources, ServerStatus};
+pub use topic::{BadTopicPart, TOPIC_LONGEST, TopicOf, Topics};

@@ -122,8 +122,15 @@ name!(
     check_free
 );
 
-/// A name that a request can be routed by: `iris` or `<experiment>.experiment`, later also `<pipeline>.pipeline`. No
-/// model's name has a dot, so the kinds cannot collide.
+name!(
+    /// What a user calls a pipeline.
+    PipelineName,
+    "pipeline",
+    check
+);
+
+/// A name that a request can be routed by: `iris`, `<pipeline>.pipeline` or `<experiment>.experiment`. No model's name
+/// has a dot, so the kinds cannot collide.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RoutableName {
     /// A model by its plain name.
