@@ -6,14 +6,16 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Files below the proto folder, in the order protoc would take them.
-const PROTOS: [&str; 7] = [
+const PROTOS: [&str; 9] = [
     "inference/inference.proto",
     "mlops/agent/agent.proto",
     "mlops/chainer/chainer.proto",
     "mlops/health/health.proto",
     "mlops/scheduler/scheduler.proto",
     "mlops/scheduler/storage.proto",
+    "switchyard/log/v1/log.proto",
     "switchyard/store/v1/store.proto",
+    "switchyard/worker/v1/worker.proto",
 ];
 
 /// Packages with a service, and the module of `messages` their types live in.
@@ -23,6 +25,13 @@ const PACKAGES: [(&str, &str); 5] = [
     (".seldon.mlops.chainer", "::messages::chainer"),
     (".seldon.mlops.health", "::messages::health"),
     (".seldon.mlops.scheduler", "::messages::scheduler"),
+];
+
+/// Packages of our own, and the module of `messages` their types live in.
+const OURS: [(&str, &str); 3] = [
+    (".switchyard.log.v1", "::messages::log"),
+    (".switchyard.store.v1", "::messages::store"),
+    (".switchyard.worker.v1", "::messages::worker"),
 ];
 
 fn crate_dir() -> PathBuf {
@@ -74,7 +83,7 @@ fn generated_code_is_fresh() {
 
     let messages = tempfile::tempdir().expect("temporary folder");
     let mut config = prost_build::Config::new();
-    config.btree_map(["."]).bytes([".inference"]).out_dir(messages.path());
+    config.btree_map(["."]).bytes([".inference", ".switchyard.log"]).out_dir(messages.path());
     config.compile_fds(descriptors.clone()).expect("compatible messages are generated");
     // Our own packages once more, with paths to the compatible ones that do not depend on how deep a package is.
     for (package, module) in PACKAGES {
@@ -92,7 +101,9 @@ fn generated_code_is_fresh() {
     for (package, module) in PACKAGES {
         builder = builder.extern_path(package, module);
     }
-    builder = builder.extern_path(".switchyard.store.v1", "::messages::store");
+    for (package, module) in OURS {
+        builder = builder.extern_path(package, module);
+    }
     builder.compile_fds(descriptors).expect("services are generated");
     // Packages without a service leave a file with nothing in it.
     for (name, text) in read_all(services.path()) {

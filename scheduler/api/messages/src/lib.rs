@@ -29,3 +29,11 @@ pub mod scheduler {
 pub mod store {
     include!("gen/switchyard.store.v1.rs");
 }
+/// Records of the embedded log, for other programs (package `switchyard.log.v1`).
+pub mod log {
+    include!("gen/switchyard.log.v1.rs");
+}
+/// Scheduler and workers (package `switchyard.worker.v1`).
+pub mod worker {
+    include!("gen/switchyard.worker.v1.rs");
+}

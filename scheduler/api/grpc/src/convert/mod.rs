@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod experiment;
 pub mod model;
+pub mod pipeline;
 pub mod server;
 pub mod status;
 

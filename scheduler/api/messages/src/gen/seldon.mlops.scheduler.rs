@@ -727,6 +727,9 @@ pub struct Pipeline {
     pub allow_cycles: bool,
     #[prost(uint32, tag = "10")]
     pub max_step_revisits: u32,
+    /// How many partition numbers its requests enter by.
+    #[prost(uint32, optional, tag = "1000")]
+    pub partition_factor: ::core::option::Option<u32>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PipelineStep {
