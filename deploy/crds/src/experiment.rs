@@ -1,6 +1,6 @@
 //! The resource Experiment and what it says to the scheduler. Whether its candidates exist is the scheduler's business.
 
-use domain::{BadExperiment, Candidate, ExperimentName, ModelName};
+use domain::{BadExperiment, BadName, Candidate, ExperimentName, ModelName, PipelineName, Subject};
 use messages::scheduler as wire;
 use serde::{Deserialize, Serialize};
 
@@ -70,6 +70,14 @@ impl ResourceType {
         *self == ResourceType::Model
     }
 
+    /// What a name stands for.
+    fn subject(self, name: &str) -> Result<Subject, BadName> {
+        match self {
+            ResourceType::Model => ModelName::parse(name).map(Subject::Model),
+            ResourceType::Pipeline => PipelineName::parse(name).map(Subject::Pipeline),
+        }
+    }
+
     fn to_wire(self) -> wire::ResourceType {
         match self {
             ResourceType::Model => wire::ResourceType::Model,
@@ -101,15 +109,15 @@ impl Experiment {
             fault(Path::of(&["metadata", "name"]), Problem::Name(bad.clone()));
         }
         let default = self.default();
-        let default_name = default.map(ModelName::parse).transpose();
+        let default_name = default.map(|name| spec.resource_type.subject(name)).transpose();
         if let Err(bad) = &default_name {
             fault(Path::of(&["spec", "default"]), Problem::Name(bad.clone()));
         }
         let mut candidates = Vec::new();
         for (index, candidate) in spec.candidates.iter().enumerate() {
             let path = Path::of(&["spec", "candidates"]).index(index);
-            match (ModelName::parse(&candidate.name), u32::try_from(candidate.weight)) {
-                (Ok(model), Ok(weight)) => candidates.push(Candidate { model, weight }),
+            match (spec.resource_type.subject(&candidate.name), u32::try_from(candidate.weight)) {
+                (Ok(subject), Ok(weight)) => candidates.push(Candidate { subject, weight }),
                 (Err(bad), _) => fault(path.key("name"), Problem::Name(bad)),
                 (_, Err(_)) => fault(path.key("weight"), range(i32::MAX, candidate.weight)),
             }
@@ -117,14 +125,13 @@ impl Experiment {
         let mut mirror = None;
         if let Some(ExperimentMirror { name, percent }) = &spec.mirror {
             let path = Path::of(&["spec", "mirror"]);
-            match (ModelName::parse(name), u32::try_from(*percent)) {
-                (Ok(model), Ok(percent)) => mirror = Some(domain::Mirror { model, percent }),
+            match (spec.resource_type.subject(name), u32::try_from(*percent)) {
+                (Ok(subject), Ok(percent)) => mirror = Some(domain::Mirror { subject, percent }),
                 (Err(bad), _) => fault(path.key("name"), Problem::Name(bad)),
                 (_, Err(_)) => fault(path.key("percent"), range(100, *percent)),
             }
         }
         let (Ok(name), Ok(default_name), []) = (name, default_name, faults.as_slice()) else { return Err(faults) };
-        // The rules are the same for pipelines, whose names obey the rule of models.
         let checked = domain::Experiment {
             name,
             default: default_name,
@@ -136,9 +143,9 @@ impl Experiment {
         checked.check().map_err(|bad| vec![Fault { path: place(&bad), problem: Problem::Experiment(bad) }])?;
         let mirror = checked
             .mirror
-            .map(|mirror| wire::ExperimentMirror { name: mirror.model.to_string(), percent: mirror.percent });
+            .map(|mirror| wire::ExperimentMirror { name: mirror.subject.to_string(), percent: mirror.percent });
         let candidate = |candidate: Candidate| wire::ExperimentCandidate {
-            name: candidate.model.to_string(),
+            name: candidate.subject.to_string(),
             weight: candidate.weight,
         };
         Ok(wire::Experiment {
@@ -169,6 +176,7 @@ fn place(bad: &BadExperiment) -> Path {
         BadExperiment::Empty
         | BadExperiment::TooMany(_)
         | BadExperiment::Twice(_)
+        | BadExperiment::Mixed(_, _)
         | BadExperiment::NoWeight
         | BadExperiment::TooHeavy(_) => Path::of(&["spec", "candidates"]),
         BadExperiment::Percent(_) => Path::of(&["spec", "mirror", "percent"]),

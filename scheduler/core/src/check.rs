@@ -42,7 +42,16 @@ impl Machine {
         }
         let models = self.models.keys().cloned().map(RoutableName::Model);
         let experiments = self.experiments.keys().cloned().map(RoutableName::Experiment);
-        for name in models.chain(experiments) {
+        let pipelines = self.pipelines.keys().cloned().map(RoutableName::Pipeline);
+        for pipeline in self.pipelines.values() {
+            let active = pipeline.versions.values().filter(|version| version.active).count();
+            let newer = pipeline.active().zip(pipeline.versions.iter().rev().find(|(_, v)| v.active_since.is_some()));
+            let is_newest = newer.is_none_or(|((active, _), (newest, _))| active == *newest);
+            if active > 1 || !is_newest || (pipeline.removed && active > 0) {
+                broken("I8", format!("{active} versions of {} take entries: {:?}", pipeline.name, pipeline.versions));
+            }
+        }
+        for name in models.chain(experiments).chain(pipelines) {
             let published = self.table.get(&name).and_then(|published| published.route.clone());
             let computed = self.route(&name, None);
             if published != computed {

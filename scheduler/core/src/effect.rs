@@ -2,14 +2,16 @@
 
 use domain::{
     BadExperiment, Clock, Endpoint, ExperimentName, ExperimentStatus, Generation, KubernetesMeta, ModelDefinition,
-    ModelName, ModelVersionId, ModelVersionStatus, PlacementSet, ReplicaId, RoutableName, Route, RuntimeInfo,
-    ServerName, ServerStatus, Ticket, Time,
+    ModelName, ModelVersionId, ModelVersionStatus, PipelineName, PipelineVersionStatus, PlacementSet, ReplicaId,
+    RoutableName, Route, RuntimeInfo, ServerName, ServerStatus, Subject, Ticket, Time, WorkerId,
 };
 
 use crate::event::{ConnectionId, Timer};
 use crate::experiment::Experiment;
 use crate::model::Model;
+use crate::pipeline::Pipeline;
 use crate::server::Server;
+use crate::worker::{Address, Order, Workforce};
 
 /// Something to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +26,15 @@ pub enum Effect {
         connection: ConnectionId,
         /// What to do.
         command: Box<Command>,
+    },
+    /// Tell a worker of the data plane.
+    Work {
+        /// Which worker.
+        worker: WorkerId,
+        /// The connection it is for; if that is gone the order is lost, and the next connection begins with all of it.
+        connection: ConnectionId,
+        /// What there should be.
+        order: Box<Order>,
     },
     /// Tell the Envoys. Order matters: a set comes before the route that uses it.
     Publish(RouteChange),
@@ -48,6 +59,12 @@ pub enum Record {
     Experiment(Box<Experiment>),
     /// An experiment that is no longer kept.
     NoExperiment(ExperimentName),
+    /// A pipeline.
+    Pipeline(Box<Pipeline>),
+    /// A pipeline that is no longer kept.
+    NoPipeline(PipelineName),
+    /// The workers of one role.
+    Workforce(Box<Workforce>),
 }
 
 /// What an agent is told. Complete: the agent decides nothing.
@@ -95,6 +112,8 @@ pub enum RouteChange {
     },
     /// All agents there are: they answer the server-wide calls.
     Mesh(Vec<Endpoint>),
+    /// The pipeline gateways that take requests.
+    Gateways(Vec<Address>),
 }
 
 /// News for subscribers.
@@ -106,6 +125,8 @@ pub enum Status {
     Server(Box<ServerStatus>),
     /// An experiment.
     Experiment(Box<ExperimentStatus>),
+    /// The latest version of a pipeline.
+    Pipeline(Box<PipelineVersionStatus>),
     /// The owner of a server should give it so many replicas.
     Scaling(ScalingRequest),
     /// The start is over: what there is may be placed, and told of.
@@ -138,14 +159,23 @@ pub enum Refusal {
     /// The experiment was stopped before.
     #[error("experiment {0} is stopped already")]
     StoppedExperiment(ExperimentName),
+    /// Nobody knows the pipeline.
+    #[error("pipeline {0} is not known")]
+    UnknownPipeline(PipelineName),
+    /// The pipeline is still being removed.
+    #[error("pipeline {0} is still being removed; ask again when it is gone")]
+    PipelineStillTerminating(PipelineName),
+    /// The pipeline cannot be.
+    #[error("pipeline: {0}")]
+    BadPipeline(String),
     /// The experiment cannot be.
     #[error("experiment.{0}")]
     BadExperiment(#[from] BadExperiment),
     /// The default is one of another experiment.
     #[error("experiment.default: {default} is the default of experiment {by} already; stop that one or choose another")]
     DefaultTaken {
-        /// Which model.
-        default: ModelName,
+        /// Which model or pipeline.
+        default: Subject,
         /// Whose default it is.
         by: ExperimentName,
     },

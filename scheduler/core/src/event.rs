@@ -2,8 +2,11 @@
 
 use domain::{
     Bytes, Clock, Experiment, ExperimentName, Generation, KubernetesMeta, ModelDefinition, ModelName, ModelVersionId,
-    ReplicaConfig, ReplicaId, RoutableName, RuntimeInfo, ServerBounds, ServerName, Ticket, VersionNumber,
+    Pipeline, PipelineName, ReplicaConfig, ReplicaId, RoutableName, RuntimeInfo, ServerBounds, ServerName, Shard,
+    Ticket, VersionNumber, WorkerId,
 };
+
+use crate::worker::Address;
 
 /// Tells one connection of an agent from a later one of the same agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,6 +42,22 @@ pub enum Event {
     StopExperiment {
         /// Which experiment.
         name: ExperimentName,
+        /// Waits for the reply.
+        ticket: Ticket,
+    },
+    /// A user declared a pipeline.
+    ApplyPipeline {
+        /// What was declared.
+        definition: Box<Pipeline>,
+        /// Identity of the version, if the caller has one for it.
+        uid: Option<String>,
+        /// Waits for the reply.
+        ticket: Ticket,
+    },
+    /// A user asked for a pipeline's removal.
+    RemovePipeline {
+        /// Which pipeline.
+        name: PipelineName,
         /// Waits for the reply.
         ticket: Ticket,
     },
@@ -96,6 +115,44 @@ pub enum Event {
         /// Waits for the reply.
         ticket: Ticket,
     },
+    /// A worker of the data plane said hello.
+    WorkerConnected {
+        /// Who it is.
+        worker: WorkerId,
+        /// This connection.
+        connection: ConnectionId,
+        /// Where Envoy reaches it, for pipeline gateways.
+        address: Option<Address>,
+        /// Shards that it still works on.
+        held: Vec<Shard>,
+    },
+    /// A worker's stream ended.
+    WorkerDisconnected {
+        /// Who it was.
+        worker: WorkerId,
+        /// The connection that ended; an older one than the current is ignored.
+        connection: ConnectionId,
+    },
+    /// A worker works by a revision.
+    WorkerApplied {
+        /// Who.
+        worker: WorkerId,
+        /// Its connection.
+        connection: ConnectionId,
+        /// Everything up to this one is in use, or refused.
+        revision: u64,
+        /// What is refused since the last word.
+        refused: Vec<Refused>,
+    },
+    /// A worker has let go of a shard.
+    WorkerReleased {
+        /// Who.
+        worker: WorkerId,
+        /// Its connection.
+        connection: ConnectionId,
+        /// Which shard.
+        shard: Shard,
+    },
     /// Every gating Envoy acknowledged this generation of a route, or a later one.
     RouteApplied {
         /// Which route.
@@ -121,6 +178,17 @@ pub enum Event {
     },
     /// A timer that was asked for with [`crate::Effect::Wake`] is due.
     Timer(Timer),
+}
+
+/// A version of a pipeline that a worker cannot run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Which pipeline.
+    pub pipeline: PipelineName,
+    /// Which version of it.
+    pub version: u32,
+    /// Why, in words a person can act on.
+    pub reason: String,
 }
 
 /// What an agent holds when it subscribes.
@@ -158,6 +226,14 @@ pub enum Timer {
     Forget(ModelName),
     /// A stopped experiment has been listed long enough.
     ForgetExperiment(ExperimentName),
+    /// A lost worker has been away for the grace period.
+    WorkerGrace(WorkerId),
+    /// What entered by a version of a pipeline must be over.
+    FinishVersion(PipelineName, u32),
+    /// A version of a pipeline that everybody refused may be tried again.
+    RetryPipeline(PipelineName, u32),
+    /// A removed pipeline has been listed long enough.
+    ForgetPipeline(PipelineName),
     /// The first word about servers, or their agents, have been waited for long enough.
     FirstSync,
 }

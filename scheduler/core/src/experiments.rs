@@ -4,7 +4,9 @@
 //! is `routing`'s; a change of a model reaches the experiments that name it by an index, so its cost is the number of
 //! those.
 
-use domain::{ExperimentName, ExperimentStatus, ModelName, ModelState, RoutableName, Time};
+use domain::{
+    ExperimentName, ExperimentStatus, ModelName, ModelState, PipelineName, PipelineState, RoutableName, Subject, Time,
+};
 
 use crate::effect::{Effect, Record, Refusal, Status};
 use crate::event::Timer;
@@ -70,11 +72,11 @@ impl Machine {
         self.tell_experiment(&name, out);
     }
 
-    /// Notes which models the experiment is about.
+    /// Notes what the experiment is about.
     pub(crate) fn refer(&mut self, experiment: &Experiment) {
         let name = &experiment.definition.name;
-        for model in experiment.definition.models() {
-            self.candidates.entry(model.clone()).or_default().insert(name.clone());
+        for subject in experiment.definition.subjects() {
+            self.candidates.entry(subject.clone()).or_default().insert(name.clone());
         }
         if let Some(default) = &experiment.definition.default {
             self.defaults.insert(default.clone(), name.clone());
@@ -83,11 +85,11 @@ impl Machine {
 
     fn unrefer(&mut self, experiment: &Experiment) {
         let name = &experiment.definition.name;
-        for model in experiment.definition.models() {
-            if let Some(names) = self.candidates.get_mut(model) {
+        for subject in experiment.definition.subjects() {
+            if let Some(names) = self.candidates.get_mut(subject) {
                 names.remove(name);
                 if names.is_empty() {
-                    self.candidates.remove(model);
+                    self.candidates.remove(subject);
                 }
             }
         }
@@ -98,20 +100,20 @@ impl Machine {
         }
     }
 
-    /// The names that a change of the model may change the answer for.
-    pub(crate) fn names_of(&self, model: &ModelName) -> Vec<RoutableName> {
-        let mut names = vec![RoutableName::Model(model.clone())];
-        for name in self.candidates.get(model).into_iter().flatten() {
+    /// The names that a change of the subject may change the answer for.
+    pub(crate) fn names_of(&self, subject: &Subject) -> Vec<RoutableName> {
+        let mut names = vec![RoutableName::from(subject.clone())];
+        for name in self.candidates.get(subject).into_iter().flatten() {
             names.push(RoutableName::Experiment(name.clone()));
             let default = self.experiments.get(name).and_then(|experiment| experiment.definition.default.clone());
-            names.extend(default.filter(|default| default != model).map(RoutableName::Model));
+            names.extend(default.filter(|default| default != subject).map(RoutableName::from));
         }
         names
     }
 
-    /// Tells about every experiment that names the model, if there is news.
-    pub(crate) fn tell_experiments_of(&mut self, model: &ModelName, out: &mut Vec<Effect>) {
-        let names: Vec<ExperimentName> = self.candidates.get(model).into_iter().flatten().cloned().collect();
+    /// Tells about every experiment that names the subject, if there is news.
+    pub(crate) fn tell_experiments_of(&mut self, subject: &Subject, out: &mut Vec<Effect>) {
+        let names: Vec<ExperimentName> = self.candidates.get(subject).into_iter().flatten().cloned().collect();
         for name in names {
             self.tell_experiment(&name, out);
         }
@@ -127,21 +129,27 @@ impl Machine {
 
     /// An Envoy acknowledged or let go of something under the name.
     pub(crate) fn experiment_name_moved(&mut self, name: &RoutableName, out: &mut Vec<Effect>) {
-        let experiment = match name {
-            RoutableName::Experiment(name) => Some(name.clone()),
-            RoutableName::Model(model) => self.defaults.get(model).cloned(),
-        };
-        if let Some(name) = experiment {
-            self.settle_experiment(&name, out);
-            self.tell_experiment(&name, out);
-        }
-        if let RoutableName::Model(model) = name {
-            // The plain name may have been split by an experiment that has stopped or has another default now.
-            let former: Vec<ExperimentName> = self.former.get(model).into_iter().flatten().cloned().collect();
-            for name in former {
-                self.settle_experiment(&name, out);
+        let subject = match name {
+            RoutableName::Experiment(name) => {
+                self.experiment_moved(&name.clone(), out);
+                return;
             }
+            RoutableName::Model(name) => Subject::Model(name.clone()),
+            RoutableName::Pipeline(name) => Subject::Pipeline(name.clone()),
+        };
+        if let Some(name) = self.defaults.get(&subject).cloned() {
+            self.experiment_moved(&name, out);
         }
+        // The plain name may have been split by an experiment that has stopped or has another default now.
+        let former: Vec<ExperimentName> = self.former.get(&subject).into_iter().flatten().cloned().collect();
+        for name in former {
+            self.settle_experiment(&name, out);
+        }
+    }
+
+    fn experiment_moved(&mut self, name: &ExperimentName, out: &mut Vec<Effect>) {
+        self.settle_experiment(name, out);
+        self.tell_experiment(name, out);
     }
 
     /// Notes when Envoys have let go of what an experiment was before.
@@ -149,16 +157,16 @@ impl Machine {
         let Some(experiment) = self.experiments.get(name) else { return };
         let (former, names) = (experiment.former_defaults.clone(), experiment.names());
         let released = names.iter().all(|name| self.table.get(name).is_none_or(super::table::Published::is_released));
-        for model in former {
+        for subject in former {
             if released {
-                if let Some(names) = self.former.get_mut(&model) {
+                if let Some(names) = self.former.get_mut(&subject) {
                     names.remove(name);
                     if names.is_empty() {
-                        self.former.remove(&model);
+                        self.former.remove(&subject);
                     }
                 }
             } else {
-                self.former.entry(model).or_default().insert(name.clone());
+                self.former.entry(subject).or_default().insert(name.clone());
             }
         }
         let Some(experiment) = self.experiments.get_mut(name).filter(|_| released) else { return };
@@ -173,8 +181,8 @@ impl Machine {
         let expired = |at: Time| at.after(ttl) <= now;
         let Some(experiment) = self.experiments.get(name) else { return };
         if experiment.stopped_at.is_some_and(expired) {
-            for model in experiment.former_defaults.clone() {
-                if let Some(names) = self.former.get_mut(&model) {
+            for subject in experiment.former_defaults.clone() {
+                if let Some(names) = self.former.get_mut(&subject) {
                     names.remove(name);
                 }
             }
@@ -197,10 +205,10 @@ impl Machine {
             }
             let has_run = experiment.is_running() || !experiment.lingering.is_empty();
             for known in experiment.names().iter().filter(|_| has_run) {
-                self.table.may_lead_to(known, experiment.may_lead_to().cloned());
+                self.table.may_lead_to(known, models(experiment.may_lead_to()));
             }
-            for model in &experiment.former_defaults {
-                self.former.entry(model.clone()).or_default().insert(name.clone());
+            for subject in &experiment.former_defaults {
+                self.former.entry(subject.clone()).or_default().insert(name.clone());
             }
             self.experiments.insert(name, experiment);
         }
@@ -240,9 +248,8 @@ impl Machine {
     pub fn experiment_status(&self, name: &ExperimentName) -> Option<ExperimentStatus> {
         let experiment = self.experiments.get(name)?;
         let definition = &experiment.definition;
-        let is_ready = |model: &ModelName| self.model_state(model) == Some(ModelState::Available);
-        let candidates_ready = definition.candidates.iter().all(|candidate| is_ready(&candidate.model));
-        let mirror_ready = definition.mirror.as_ref().is_none_or(|mirror| is_ready(&mirror.model));
+        let candidates_ready = definition.candidates.iter().all(|candidate| self.is_ready(&candidate.subject));
+        let mirror_ready = definition.mirror.as_ref().is_none_or(|mirror| self.is_ready(&mirror.subject));
         let (active, description) = self.progress(experiment);
         let kubernetes = definition.kubernetes.clone();
         Some(ExperimentStatus { name: name.clone(), active, candidates_ready, mirror_ready, description, kubernetes })
@@ -259,7 +266,7 @@ impl Machine {
         }
         let names = [
             Some(RoutableName::Experiment(experiment.definition.name.clone())),
-            experiment.definition.default.clone().map(RoutableName::Model),
+            experiment.definition.default.clone().map(RoutableName::from),
         ];
         for name in names.into_iter().flatten() {
             let Some(published) = self.table.get(&name) else { continue };
@@ -275,11 +282,9 @@ impl Machine {
 
     /// What keeps an experiment from being routed as declared.
     fn lack(&self, experiment: &Experiment, split: &Split) -> Option<String> {
-        let because = |model: &ModelName| match self.model_status(model) {
-            None => format!("model {model} is not known"),
-            Some(status) if status.deleted => format!("model {model} is removed"),
-            Some(status) if status.reason.is_empty() => format!("model {model} has no replica that takes requests"),
-            Some(status) => format!("model {model} has no replica that takes requests: {}", status.reason),
+        let because = |subject: &Subject| match subject {
+            Subject::Model(model) => self.why_no_model(model),
+            Subject::Pipeline(pipeline) => self.why_no_pipeline(pipeline),
         };
         if !split.missing.is_empty() {
             let missing: Vec<String> = split.missing.iter().map(because).collect();
@@ -294,4 +299,45 @@ impl Machine {
         }
         split.route.is_none().then(|| "there is no candidate that would answer".to_owned())
     }
+
+    /// Its own name can be called: a model is available, or both sides of a pipeline are ready.
+    fn is_ready(&self, subject: &Subject) -> bool {
+        match subject {
+            Subject::Model(model) => self.model_state(model) == Some(ModelState::Available),
+            Subject::Pipeline(pipeline) => self.pipeline_status(pipeline).is_some_and(|status| {
+                status.state == PipelineState::Ready && status.gateway_state == PipelineState::Ready
+            }),
+        }
+    }
+
+    fn why_no_model(&self, model: &ModelName) -> String {
+        match self.model_status(model) {
+            None => format!("model {model} is not known"),
+            Some(status) if status.deleted => format!("model {model} is removed"),
+            Some(status) if status.reason.is_empty() => format!("model {model} has no replica that takes requests"),
+            Some(status) => format!("model {model} has no replica that takes requests: {}", status.reason),
+        }
+    }
+
+    fn why_no_pipeline(&self, pipeline: &PipelineName) -> String {
+        match self.pipeline_status(pipeline) {
+            None => format!("pipeline {pipeline} is not known"),
+            Some(status) if matches!(status.state, PipelineState::Terminating | PipelineState::Terminated) => {
+                format!("pipeline {pipeline} is removed")
+            }
+            Some(status) => {
+                let reasons = [status.reason, status.gateway_reason].into_iter().filter(|reason| !reason.is_empty());
+                let reasons: Vec<String> = reasons.collect();
+                format!("pipeline {pipeline} does not take requests: {}", reasons.join("; "))
+            }
+        }
+    }
+}
+
+/// Those of the subjects that are models: only they are unloaded.
+fn models<'a>(subjects: impl Iterator<Item = &'a Subject> + 'a) -> impl Iterator<Item = ModelName> + 'a {
+    subjects.filter_map(|subject| match subject {
+        Subject::Model(model) => Some(model.clone()),
+        Subject::Pipeline(_) => None,
+    })
 }

@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use domain::{
-    Bytes, ExperimentName, Generation, ModelName, ModelVersionId, ReplicaId, RoutableName, ServerName, Ticket, Time,
+    Bytes, ExperimentName, Generation, ModelName, ModelVersionId, PipelineName, ReplicaId, Role, RoutableName,
+    ServerName, Subject, Ticket, Time, WorkerName,
 };
 
 use crate::effect::{Effect, Record, Refusal, RouteChange, Status};
@@ -12,12 +13,15 @@ use crate::event::{Event, Timer};
 use crate::experiment::Experiment;
 use crate::hunger::Hunger;
 use crate::model::{Assignment, Model};
+use crate::pipeline::Pipeline;
+use crate::pipelines::Progress;
 use crate::routing;
 use crate::scaling::Occasion;
 use crate::server::{Link, Server};
 use crate::settings::Settings;
 use crate::sync::Sync;
 use crate::table::Table;
+use crate::worker::{Address, Holding, Worker, Workforce};
 
 pub(crate) use crate::hunger::Freed;
 
@@ -31,12 +35,12 @@ pub struct Machine {
     /// What is on each replica, kept so that events about a replica cost what it holds.
     pub(crate) residents: BTreeMap<ReplicaId, Residents>,
     pub(crate) experiments: BTreeMap<ExperimentName, Experiment>,
-    /// The running experiments that a model is a candidate or the mirror of.
-    pub(crate) candidates: BTreeMap<ModelName, BTreeSet<ExperimentName>>,
-    /// The running experiment that a model is the default of.
-    pub(crate) defaults: BTreeMap<ModelName, ExperimentName>,
-    /// Experiments that a model was the default of and whose split an Envoy may still use.
-    pub(crate) former: BTreeMap<ModelName, BTreeSet<ExperimentName>>,
+    /// The running experiments that a model or a pipeline is a candidate or the mirror of.
+    pub(crate) candidates: BTreeMap<Subject, BTreeSet<ExperimentName>>,
+    /// The running experiment that it is the default of.
+    pub(crate) defaults: BTreeMap<Subject, ExperimentName>,
+    /// Experiments that it was the default of and whose split an Envoy may still use.
+    pub(crate) former: BTreeMap<Subject, BTreeSet<ExperimentName>>,
     /// Models that want more than they have.
     pub(crate) hunger: Hunger,
     /// How many models on a server want so many replicas, by their number.
@@ -60,6 +64,29 @@ pub struct Machine {
     pub(crate) sync: Sync,
     /// The last status told, by experiment.
     pub(crate) told_experiments: BTreeMap<ExperimentName, domain::ExperimentStatus>,
+    pub(crate) pipelines: BTreeMap<PipelineName, Pipeline>,
+    /// How far workers are with each pipeline.
+    pub(crate) progress: BTreeMap<PipelineName, Progress>,
+    /// The pipelines whose latest version calls a model.
+    pub(crate) step_users: BTreeMap<ModelName, BTreeSet<PipelineName>>,
+    /// The last status told, by pipeline.
+    pub(crate) told_pipelines: BTreeMap<PipelineName, domain::PipelineVersionStatus>,
+    /// Refused versions that wait to be tried again.
+    pub(crate) retrying: BTreeSet<(PipelineName, u32)>,
+    pub(crate) workers: BTreeMap<Role, BTreeMap<WorkerName, Worker>>,
+    pub(crate) shards: BTreeMap<Role, BTreeMap<u32, Holding>>,
+    /// Where Envoys find pipeline gateways, as last published.
+    pub(crate) gateways: Vec<Address>,
+    /// Counts the changes that workers are told of.
+    pub(crate) revision: u64,
+    /// What workers are to be told of before an event is done with.
+    pub(crate) changed_pipelines: BTreeSet<PipelineName>,
+    pub(crate) changed_models: BTreeSet<ModelName>,
+    /// Pipelines by the revision that workers have to apply before they can go on.
+    pub(crate) waiting: BTreeMap<u64, BTreeSet<PipelineName>>,
+    /// Models by the revision that model gateways have to apply, and back.
+    pub(crate) waiting_models: BTreeMap<u64, BTreeSet<ModelName>>,
+    pub(crate) model_waits: BTreeMap<ModelName, u64>,
 }
 
 /// A replica that is being emptied.
@@ -82,6 +109,10 @@ pub struct Kept {
     pub servers: Vec<Server>,
     /// Its experiments.
     pub experiments: Vec<Experiment>,
+    /// Its pipelines.
+    pub pipelines: Vec<Pipeline>,
+    /// What it knows about workers, by role.
+    pub workforce: Vec<Workforce>,
 }
 
 /// What is on one replica.
@@ -99,7 +130,8 @@ impl Machine {
     /// A machine that knows nothing and waits for nobody.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        Self { settings, ..Self::default() }
+        // 0 stands for a worker that has not applied anything.
+        Self { settings, revision: 1, ..Self::default() }
     }
 
     /// The machine as it was when these records were written, with agents and Envoys yet to return. The effects are
@@ -142,6 +174,8 @@ impl Machine {
                 machine.table.publish_absence(&routable, |change| out.push(Effect::Publish(change)));
             }
         }
+        machine.restore_workers(kept.workforce, now, &mut out);
+        machine.restore_pipelines(kept.pipelines, now, &mut out);
         machine.publish_experiments(&mut out);
         machine.publish_mesh(&mut out);
         (machine, out)
@@ -165,6 +199,26 @@ impl Machine {
             Event::StopExperiment { name, ticket } => {
                 let outcome = self.stop_experiment(&name, now, out);
                 out.push(Effect::Reply(ticket, outcome));
+            }
+            Event::ApplyPipeline { definition, uid, ticket } => {
+                let outcome = self.apply_pipeline(*definition, uid, now, out);
+                out.push(Effect::Reply(ticket, outcome));
+            }
+            Event::RemovePipeline { name, ticket } => {
+                let outcome = self.remove_pipeline(&name, out);
+                out.push(Effect::Reply(ticket, outcome));
+            }
+            Event::WorkerConnected { worker, connection, address, held } => {
+                self.worker_connected(worker, connection, address, &held, now, out);
+            }
+            Event::WorkerDisconnected { worker, connection } => {
+                self.worker_disconnected(&worker, connection, now, out);
+            }
+            Event::WorkerApplied { worker, connection, revision, refused } => {
+                self.worker_applied(&worker, connection, revision, refused, now, out);
+            }
+            Event::WorkerReleased { worker, connection, shard } => {
+                self.worker_released(&worker, connection, shard, out);
             }
             Event::NotifyServers { servers, first_sync, ticket } => {
                 let expected = servers.iter().map(|(_, bounds, _)| u64::from(bounds.expected)).sum();
@@ -201,6 +255,10 @@ impl Machine {
             Event::Timer(Timer::DrainLimit(replica)) => self.finish_drain(&replica, out),
             Event::Timer(Timer::Forget(name)) => self.forget_model(&name, now, out),
             Event::Timer(Timer::ForgetExperiment(name)) => self.forget_experiment(&name, now, out),
+            Event::Timer(Timer::WorkerGrace(worker)) => self.worker_grace_over(&worker, now, out),
+            Event::Timer(Timer::FinishVersion(name, number)) => self.finish_version(&name, number, now, out),
+            Event::Timer(Timer::RetryPipeline(name, number)) => self.retry_pipeline(&name, number),
+            Event::Timer(Timer::ForgetPipeline(name)) => self.forget_pipeline(&name, now, out),
             Event::Timer(Timer::FirstSync) => self.end_sync(out),
         }
         self.feed_hungry(now, out);
@@ -209,6 +267,7 @@ impl Machine {
         self.advance_drains(&touched, out);
         self.advance_catching_up(&touched, out);
         self.advance_scaling(out);
+        self.flush_work(now, out);
     }
 
     fn route_applied(&mut self, name: &RoutableName, generation: Generation, now: Time, out: &mut Vec<Effect>) {
@@ -235,6 +294,9 @@ impl Machine {
     fn name_moved(&mut self, name: &RoutableName, now: Time, out: &mut Vec<Effect>) {
         if let RoutableName::Model(model) = name {
             self.settle(model, now, out);
+        }
+        if let RoutableName::Pipeline(pipeline) = name {
+            self.tell_pipeline(pipeline, out);
         }
         self.experiment_name_moved(name, out);
     }
@@ -374,6 +436,7 @@ impl Machine {
         self.unindex(name);
         self.hunger.forget(name);
         self.models.remove(name);
+        self.model_waits.remove(name);
         out.push(Effect::Write(Record::NoModel(name.clone())));
     }
 }

@@ -79,6 +79,11 @@ impl Model {
         ModelVersionId { model: self.name.clone(), number }
     }
 
+    /// Its topics go with it, when it goes.
+    pub(crate) fn cleans_topics(&self) -> bool {
+        self.latest().is_some_and(|latest| latest.definition.clean_topics_on_delete == Some(true))
+    }
+
     /// The server that its latest version is on and how many replicas it wants there.
     pub(crate) fn wish(&self) -> Option<(&ServerName, u32)> {
         let latest = self.latest().filter(|_| !self.deleted)?;

@@ -40,10 +40,12 @@ impl Machine {
             }
             let clock = model.clock;
             self.drop_model(&name, out);
+            self.changed_models.insert(name.clone());
             self.add(first(definition, clock, now), now, out);
             return Ok(());
         }
         if !self.models.contains_key(&name) {
+            self.changed_models.insert(name.clone());
             self.add(first(definition, Clock(0), now), now, out);
             return Ok(());
         }
@@ -62,6 +64,7 @@ impl Machine {
         if !self.models.contains_key(name) {
             return Err(Refusal::UnknownModel(name.clone()));
         }
+        self.changed_models.insert(name.clone());
         self.change(name, now, out, |model| {
             model.deleted = true;
             if let (Some(meta), Some(latest)) = (kubernetes, model.versions.values_mut().next_back()) {

@@ -5,7 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use domain::{Backend, Endpoint, Health, MirrorBackend, ModelName, PlacementSet, ReplicaId, RoutableName, Route};
+use domain::{
+    Backend, Endpoint, Health, MirrorBackend, ModelName, PipelineName, PlacementSet, ReplicaId, RoutableName, Route,
+    Subject, Target,
+};
 
 use crate::effect::Effect;
 use crate::experiment::Experiment;
@@ -22,9 +25,9 @@ pub(crate) struct Split {
     /// The shares of those candidates that can take requests; absent when nobody can.
     pub(crate) route: Option<Route>,
     /// Candidates that cannot take requests.
-    pub(crate) missing: Vec<ModelName>,
+    pub(crate) missing: Vec<Subject>,
     /// The mirror, if it cannot take requests.
-    pub(crate) missing_mirror: Option<ModelName>,
+    pub(crate) missing_mirror: Option<Subject>,
 }
 
 impl Machine {
@@ -41,27 +44,44 @@ impl Machine {
                 let experiment = self.experiments.get(name).filter(|experiment| experiment.is_running())?;
                 self.split(experiment, settling).route
             }
-            RoutableName::Model(name) => {
-                let plain = || self.find(name, settling).and_then(route);
-                let experiment = self.defaults.get(name).and_then(|experiment| self.experiments.get(experiment));
-                let Some(experiment) = experiment else { return plain() };
-                // A candidate that cannot take requests takes nothing away from the default's plain name.
-                let split = self.split(experiment, settling);
-                if split.missing.is_empty() { split.route } else { plain() }
-            }
+            RoutableName::Model(name) => self.plain_or_split(&Subject::Model(name.clone()), settling),
+            RoutableName::Pipeline(name) => self.plain_or_split(&Subject::Pipeline(name.clone()), settling),
         }
+    }
+
+    /// What a plain name leads to: the split of the experiment that it is the default of, if there is one. A candidate
+    /// that cannot take requests takes nothing away from the default's plain name.
+    fn plain_or_split(&self, subject: &Subject, settling: Option<&Model>) -> Option<Route> {
+        let experiment = self.defaults.get(subject).and_then(|experiment| self.experiments.get(experiment));
+        let Some(experiment) = experiment else { return self.plain(subject, settling) };
+        let split = self.split(experiment, settling);
+        if split.missing.is_empty() { split.route } else { self.plain(subject, settling) }
+    }
+
+    /// Where requests for the subject go, experiments aside.
+    fn plain(&self, subject: &Subject, settling: Option<&Model>) -> Option<Route> {
+        match subject {
+            Subject::Model(name) => self.find(name, settling).and_then(route),
+            Subject::Pipeline(name) => self.pipeline_route(name),
+        }
+    }
+
+    fn pipeline_route(&self, name: &PipelineName) -> Option<Route> {
+        self.pipelines.get(name).filter(|pipeline| self.takes_requests(pipeline))?;
+        let backends = vec![Backend { target: Target::Pipeline(name.clone()), weight: WHOLE }];
+        Some(Route { backends, mirrors: Vec::new(), log_payloads: false })
     }
 
     /// The shares of an experiment (`spec/control-plane.md` §2.17): each candidate's is divided again among its versions
     /// while it is in a roll-out.
     pub(crate) fn split(&self, experiment: &Experiment, settling: Option<&Model>) -> Split {
         let definition = &experiment.definition;
-        let plain = |name: &ModelName| self.find(name, settling).and_then(route);
+        let plain = |subject: &Subject| self.plain(subject, settling);
         let (mut shares, mut missing) = (Vec::new(), Vec::new());
         for candidate in &definition.candidates {
-            match plain(&candidate.model) {
+            match plain(&candidate.subject) {
                 Some(route) => shares.push((candidate.weight, route)),
-                None => missing.push(candidate.model.clone()),
+                None => missing.push(candidate.subject.clone()),
             }
         }
         let divided = shares.iter().any(|(_, route)| route.backends.len() > 1);
@@ -79,12 +99,10 @@ impl Machine {
         let mut mirrors = Vec::new();
         if let Some(mirror) = &definition.mirror {
             // During a roll-out of the mirror, the version that has the most of its traffic gets the copies.
-            let target = plain(&mirror.model).and_then(|route| route.backends.into_iter().max_by_key(|b| b.weight));
+            let target = plain(&mirror.subject).and_then(|route| route.backends.into_iter().max_by_key(|b| b.weight));
             match target {
-                Some(Backend { version, set, .. }) => {
-                    mirrors.push(MirrorBackend { version, set, percent: mirror.percent })
-                }
-                None => split.missing_mirror = Some(mirror.model.clone()),
+                Some(Backend { target, .. }) => mirrors.push(MirrorBackend { target, percent: mirror.percent }),
+                None => split.missing_mirror = Some(mirror.subject.clone()),
             }
         }
         let answers = backends.iter().any(|backend| backend.weight > 0);
@@ -127,7 +145,7 @@ pub fn route(model: &Model) -> Option<Route> {
     let log_payloads = latest.definition.deployment.log_payloads;
     let backend = |number, version: &Version, weight| {
         let set = PlacementSet::new(version.serving())?;
-        Some(Backend { version: model.version_id(number), set, weight })
+        Some(Backend { target: Target::Model { version: model.version_id(number), set }, weight })
     };
     let new = backend(*latest_number, latest, WHOLE);
     let old = match &new {
@@ -138,7 +156,8 @@ pub fn route(model: &Model) -> Option<Route> {
         (None, None) => return None,
         (Some(only), None) | (None, Some(only)) => vec![only],
         (Some(mut old), Some(mut new)) => {
-            let (old_size, new_size) = (old.set.size(), new.set.size());
+            let size = |backend: &Backend| backend.target.model().map_or(0, |(_, set)| set.size());
+            let (old_size, new_size) = (size(&old), size(&new));
             let share = WHOLE as usize * old_size / (old_size + new_size);
             old.weight = u32::try_from(share).unwrap_or(WHOLE);
             new.weight = WHOLE - old.weight;

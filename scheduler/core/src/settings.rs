@@ -12,6 +12,13 @@ pub const DRAIN_LIMIT_MS: u64 = 60_000;
 /// (`deleted-resource-ttl-seconds`).
 pub const TERMINATED_TTL_MS: u64 = 24 * 60 * 60 * 1000;
 
+/// Partitions of every topic of a new installation (`KAFKA_DEFAULT_NUM_PARTITIONS`; `spec/delivery.md` §1).
+pub const PARTITIONS: u32 = 8;
+
+/// How long a worker may be without a stream before its shards go to others, in milliseconds: with what it takes to
+/// notice that a peer is gone without a word, this is the lease of `spec/delivery.md` §7.
+pub const WORKER_GRACE_MS: u64 = 2_000;
+
 /// The whole, in which [`Settings::packing`] is given.
 pub(crate) const THOUSANDTHS: u32 = 1_000;
 
@@ -32,6 +39,13 @@ pub struct Settings {
     /// With an empty store: how long placement waits, in milliseconds, for the first word about servers and for their
     /// agents (`scheduler-ready-timeout-seconds`). Absent: it waits for nobody, because nobody will say.
     pub first_sync_ms: Option<u64>,
+    /// See [`PARTITIONS`].
+    pub partitions: u32,
+    /// How many partitions a pipeline's requests enter by, where it says nothing itself; absent = all
+    /// (`maxShardCountMultiplier`).
+    pub partition_factor: Option<u32>,
+    /// See [`WORKER_GRACE_MS`].
+    pub worker_grace_ms: u64,
 }
 
 impl Default for Settings {
@@ -43,6 +57,9 @@ impl Default for Settings {
             server_autoscaling: true,
             packing: 0,
             first_sync_ms: None,
+            partitions: PARTITIONS,
+            partition_factor: None,
+            worker_grace_ms: WORKER_GRACE_MS,
         }
     }
 }

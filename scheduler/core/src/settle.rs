@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use domain::{
-    Bytes, Input, Lifecycle, ModelName, ModelVersionStatus, ReplicaId, ReplicaIndex, RoutableName, ServerName, Time,
-    VersionNumber,
+    Bytes, Input, Lifecycle, ModelName, ModelVersionStatus, ReplicaId, ReplicaIndex, RoutableName, ServerName, Subject,
+    Time, VersionNumber,
 };
 
 use crate::effect::{Action, Command, Effect, Record, Status};
@@ -106,11 +106,12 @@ impl Machine {
         if told.as_ref() != Some(&status) {
             out.push(Effect::Notify(Status::Model(name.clone(), Box::new(status))));
         }
-        self.tell_experiments_of(name, out);
+        self.tell_experiments_of(&Subject::Model(name.clone()), out);
+        self.tell_pipelines_of(name, out);
     }
 
     fn rest(&mut self, model: &mut Model, mut retry: Retry, now: Time, out: &mut Vec<Effect>) {
-        let names = self.names_of(&model.name);
+        let names = self.names_of(&Subject::Model(model.name.clone()));
         for step in 0.. {
             debug_assert!(step < MAX_STEPS, "model {} does not come to rest", model.name);
             let before = model.clone();

@@ -56,6 +56,7 @@ impl Machine {
             _ => arriving + failed,
         };
         let changed_at = version.assignments.values().map(|assignment| assignment.changed_at).max();
+        let gateway_state = self.model_gateway_state(model);
         ModelVersionStatus {
             number,
             deleted: model.deleted,
@@ -79,6 +80,12 @@ impl Machine {
                     (*index, status)
                 })
                 .collect(),
+            gateway_state,
+            gateway_reason: match gateway_state {
+                ModelState::Create => "no model gateway is connected",
+                ModelState::Progressing | ModelState::Terminating => "model gateways are being told",
+                _ => "",
+            },
         }
     }
 

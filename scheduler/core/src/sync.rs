@@ -33,9 +33,10 @@ impl Machine {
         match self.sync {
             Sync::Done => None,
             Sync::Waiting => Some("waiting for the first word about servers".to_owned()),
-            Sync::Agents(expected) => {
-                Some(format!("waiting for the servers: {} of {expected} agents are there", self.connected().len()))
-            }
+            Sync::Agents(expected) => Some(format!(
+                "waiting for the servers: {} of {expected} agents are there",
+                self.connected_agents().len()
+            )),
         }
     }
 
@@ -50,7 +51,7 @@ impl Machine {
     /// An agent came; one that was there before does not count twice.
     pub(crate) fn advance_sync(&mut self, out: &mut Vec<Effect>) {
         if let Sync::Agents(expected) = self.sync
-            && self.connected().len() as u64 >= expected
+            && self.connected_agents().len() as u64 >= expected
         {
             self.end_sync(out);
         }
@@ -65,7 +66,7 @@ impl Machine {
         }
     }
 
-    fn connected(&self) -> BTreeSet<ReplicaId> {
+    fn connected_agents(&self) -> BTreeSet<ReplicaId> {
         let replicas = self.servers.values().flat_map(|server| {
             let there = server.replicas.iter().filter(|(_, replica)| matches!(replica.link, Link::Connected(_)));
             there.map(|(index, _)| ReplicaId { server: server.name.clone(), index: *index })

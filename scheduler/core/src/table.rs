@@ -170,8 +170,9 @@ impl Table {
 
     /// The route with the sets that are in use already, so that there is one copy of each however many routes lead there.
     fn shared(&self, mut route: Route) -> Route {
-        let backends = route.backends.iter_mut().map(|backend| &mut backend.set);
-        for set in backends.chain(route.mirrors.iter_mut().map(|mirror| &mut mirror.set)) {
+        let backends = route.backends.iter_mut().map(|backend| &mut backend.target);
+        let targets = backends.chain(route.mirrors.iter_mut().map(|mirror| &mut mirror.target));
+        for set in targets.filter_map(domain::Target::set_mut) {
             if let Some((known, _)) = self.users.get_key_value(set) {
                 set.clone_from(known);
             }

@@ -50,7 +50,7 @@ fn one_model_is_the_default_of_one_experiment() {
     world.start("first", Some("a"), &[("a", 1), ("b", 1)], None).expect("accepted");
     let refusal = world.start("second", Some("a"), &[("a", 1), ("c", 1)], None);
     let by = ExperimentName::parse("first").expect("a name");
-    assert_eq!(refusal, Err(Refusal::DefaultTaken { default: model_name("a"), by }));
+    assert_eq!(refusal, Err(Refusal::DefaultTaken { default: world::subject("a"), by }));
     world.start("second", Some("c"), &[("a", 1), ("c", 1)], None).expect("another default");
     world.stop("first").expect("it runs");
     world.start("third", Some("a"), &[("a", 1)], None).expect("the default is free again");

@@ -125,9 +125,12 @@ impl Site {
             Effect::Publish(RouteChange::Route { name, generation, .. }) => {
                 vec![Event::RouteApplied { name: name.clone(), generation }, Event::RouteReleased { name, generation }]
             }
-            Effect::Publish(_) | Effect::Write(_) | Effect::Notify(_) | Effect::Reply(..) | Effect::Wake(..) => {
-                Vec::new()
-            }
+            Effect::Publish(_)
+            | Effect::Work { .. }
+            | Effect::Write(_)
+            | Effect::Notify(_)
+            | Effect::Reply(..)
+            | Effect::Wake(..) => Vec::new(),
         }
     }
 
@@ -185,7 +188,10 @@ impl Site {
     }
 
     fn experiment(&mut self, round: usize) -> Event {
-        let candidate = |number: usize| Candidate { model: model(&format!("model-{number:06}")), weight: 50 };
+        let candidate = |number: usize| Candidate {
+            subject: domain::Subject::Model(model(&format!("model-{number:06}"))),
+            weight: 50,
+        };
         let definition = Experiment {
             name: ExperimentName::parse(&format!("split-{round}")).expect("a name"),
             default: None,

@@ -1,8 +1,8 @@
-//! What a user says about an experiment: a split of traffic over models, and a copy of it.
+//! What a user says about an experiment: a split of traffic over models or over pipelines, and a copy of it.
 
 use std::collections::BTreeSet;
 
-use crate::{ExperimentName, KubernetesMeta, ModelName};
+use crate::{ExperimentName, KubernetesMeta, Subject};
 
 /// Most candidates of one experiment: each of them is a route in every Envoy.
 pub const CANDIDATES_MAX: usize = 100;
@@ -17,7 +17,7 @@ pub struct Experiment {
     /// Identity; requests reach it as `<name>.experiment`.
     pub name: ExperimentName,
     /// The candidate whose plain name leads to the split as well.
-    pub default: Option<ModelName>,
+    pub default: Option<Subject>,
     /// Who answers.
     pub candidates: Vec<Candidate>,
     /// Who gets copies.
@@ -32,7 +32,7 @@ pub struct Experiment {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
     /// Who answers.
-    pub model: ModelName,
+    pub subject: Subject,
     /// Share among the weights of all candidates, in a unit of the user's.
     pub weight: u32,
 }
@@ -41,7 +41,7 @@ pub struct Candidate {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mirror {
     /// Who gets the copies.
-    pub model: ModelName,
+    pub subject: Subject,
     /// Share of the requests that are copied, 0 to 100.
     pub percent: u32,
 }
@@ -51,7 +51,7 @@ pub struct Mirror {
 pub enum BadExperiment {
     /// The default is nobody who answers.
     #[error("default: {0} is not among the candidates")]
-    DefaultIsNoCandidate(ModelName),
+    DefaultIsNoCandidate(Subject),
     /// Nobody answers and nobody gets copies.
     #[error("candidates: at least one, or a mirror, is needed")]
     Empty,
@@ -60,13 +60,16 @@ pub enum BadExperiment {
     TooMany(usize),
     /// A name is there twice.
     #[error("candidates: {0} is there more than once among candidates and mirror")]
-    Twice(ModelName),
+    Twice(Subject),
     /// No share is left to anybody.
     #[error("candidates: their weights sum to 0, so nobody would answer")]
     NoWeight,
     /// Envoy cannot count so far.
     #[error("candidates: their weights sum to {0}, at most {WEIGHTS_MAX} is possible")]
     TooHeavy(u64),
+    /// Models and pipelines do not answer the same requests.
+    #[error("candidates: {0} is of another kind than {1}; all are models, or all are pipelines")]
+    Mixed(Subject, Subject),
     /// A share above the whole.
     #[error("mirror.percent: {0} is more than 100")]
     Percent(u32),
@@ -76,7 +79,7 @@ impl Experiment {
     /// The rules that an experiment obeys by itself; the one about defaults of other experiments is the scheduler's.
     pub fn check(&self) -> Result<(), BadExperiment> {
         if let Some(default) = &self.default
-            && !self.candidates.iter().any(|candidate| candidate.model == *default)
+            && !self.candidates.iter().any(|candidate| candidate.subject == *default)
         {
             return Err(BadExperiment::DefaultIsNoCandidate(default.clone()));
         }
@@ -87,8 +90,13 @@ impl Experiment {
             return Err(BadExperiment::TooMany(self.candidates.len()));
         }
         let mut seen = BTreeSet::new();
-        if let Some(twice) = self.models().find(|model| !seen.insert((*model).clone())) {
+        if let Some(twice) = self.subjects().find(|subject| !seen.insert((*subject).clone())) {
             return Err(BadExperiment::Twice(twice.clone()));
+        }
+        if let Some(first) = self.subjects().next()
+            && let Some(other) = self.subjects().find(|subject| !same_kind(subject, first))
+        {
+            return Err(BadExperiment::Mixed(other.clone(), first.clone()));
         }
         let sum: u64 = self.candidates.iter().map(|candidate| u64::from(candidate.weight)).sum();
         if sum == 0 && !self.candidates.is_empty() {
@@ -103,11 +111,15 @@ impl Experiment {
         }
     }
 
-    /// Every model it leads to, candidates first.
-    pub fn models(&self) -> impl Iterator<Item = &ModelName> {
-        let candidates = self.candidates.iter().map(|candidate| &candidate.model);
-        candidates.chain(self.mirror.iter().map(|mirror| &mirror.model))
+    /// Everything it leads to, candidates first.
+    pub fn subjects(&self) -> impl Iterator<Item = &Subject> {
+        let candidates = self.candidates.iter().map(|candidate| &candidate.subject);
+        candidates.chain(self.mirror.iter().map(|mirror| &mirror.subject))
     }
+}
+
+fn same_kind(one: &Subject, other: &Subject) -> bool {
+    std::mem::discriminant(one) == std::mem::discriminant(other)
 }
 
 /// An experiment, as shown to users.
@@ -130,19 +142,19 @@ pub struct ExperimentStatus {
 #[cfg(test)]
 mod tests {
     use super::{BadExperiment, CANDIDATES_MAX, Candidate, Experiment, Mirror};
-    use crate::{ExperimentName, ModelName};
+    use crate::{ExperimentName, ModelName, PipelineName, Subject};
 
-    fn model(name: &str) -> ModelName {
-        ModelName::parse(name).expect("a name")
+    fn model(name: &str) -> Subject {
+        Subject::Model(ModelName::parse(name).expect("a name"))
     }
 
     fn experiment(default: Option<&str>, candidates: &[(&str, u32)], mirror: Option<(&str, u32)>) -> Experiment {
-        let candidates = candidates.iter().map(|(name, weight)| Candidate { model: model(name), weight: *weight });
+        let candidates = candidates.iter().map(|(name, weight)| Candidate { subject: model(name), weight: *weight });
         Experiment {
             name: ExperimentName::parse("e").expect("a name"),
             default: default.map(model),
             candidates: candidates.collect(),
-            mirror: mirror.map(|(name, percent)| Mirror { model: model(name), percent }),
+            mirror: mirror.map(|(name, percent)| Mirror { subject: model(name), percent }),
             sticky_sessions: None,
             kubernetes: None,
         }
@@ -173,5 +185,9 @@ mod tests {
         for (bad, error) in cases {
             assert_eq!(bad.check(), Err(error));
         }
+        let pipeline = Subject::Pipeline(PipelineName::parse("b").expect("a name"));
+        let mut mixed = experiment(None, &[("a", 1)], Some(("b", 1)));
+        mixed.mirror = Some(Mirror { subject: pipeline.clone(), percent: 1 });
+        assert_eq!(mixed.check(), Err(BadExperiment::Mixed(pipeline, model("a"))));
     }
 }

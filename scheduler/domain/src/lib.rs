@@ -17,6 +17,7 @@ mod route;
 mod server;
 mod status;
 mod topic;
+mod worker;
 
 pub use endpoint::{Endpoint, Health};
 pub use experiment::{BadExperiment, CANDIDATES_MAX, Candidate, Experiment, ExperimentStatus, Mirror, WEIGHTS_MAX};
@@ -26,13 +27,18 @@ pub use model::{
     Deployment, Explainer, KubernetesMeta, Llm, ModelDefinition, ModelSpec, Parameter, RuntimeInfo, StorageConfig,
     StreamTopics,
 };
-pub use name::{BadName, ExperimentName, ModelName, PipelineName, RoutableName, ServerName};
+pub use name::{BadName, ExperimentName, ModelName, PipelineName, RoutableName, ServerName, Subject, WorkerName};
 pub use pipeline::{
-    BadPipeline, Batch, Combination, JoinKind, Pipeline, PipelineInput, PipelineOutput, STEPS_MAX, Step, TensorMap,
+    BadPipeline, Batch, Combination, JoinKind, Pipeline, PipelineInput, PipelineOutput, REQUEST_LONGEST_MS, STEPS_MAX,
+    Step, TensorMap, WINDOW_LONGEST_MS,
 };
 pub use quantity::{Bytes, Time};
 pub use reference::{BadReference, End, Origin, Reference};
-pub use route::{Backend, MirrorBackend, PlacementSet, Route};
+pub use route::{Backend, MirrorBackend, PlacementSet, Route, Target};
 pub use server::{ReplicaConfig, ServerBounds};
-pub use status::{AssignmentStatus, ModelState, ModelVersionStatus, ReplicaResources, ServerStatus};
+pub use status::{
+    AssignmentStatus, ModelState, ModelVersionStatus, PipelineState, PipelineVersionStatus, ReplicaResources,
+    ServerStatus,
+};
 pub use topic::{BadTopicPart, TOPIC_LONGEST, TopicOf, Topics};
+pub use worker::{Role, Shard, WorkerId};

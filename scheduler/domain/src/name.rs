@@ -38,8 +38,8 @@ fn check(kind: &'static str, text: &str) -> Result<(), BadName> {
     Ok(())
 }
 
-/// Experiments are not bound to the rule for models (`spec/control-plane.md` §2.3): whatever Kubernetes allows as a name
-/// is one, and letters of both cases and underscores beside it. Headers and route names must stay readable.
+/// Experiments and workers are not bound to the rule for models (`spec/control-plane.md` §2.3): whatever Kubernetes allows
+/// as a name is one, and letters of both cases and underscores beside it. Headers and route names must stay readable.
 fn check_free(kind: &'static str, text: &str) -> Result<(), BadName> {
     let bad = |problem| {
         let (text, rule) = (text.chars().take(LONGEST + 1).collect(), "^[A-Za-z0-9]([-A-Za-z0-9._]*[A-Za-z0-9])?$");
@@ -129,12 +129,21 @@ name!(
     check
 );
 
+name!(
+    /// What a worker of the data plane calls itself; unique within its role.
+    WorkerName,
+    "worker",
+    check_free
+);
+
 /// A name that a request can be routed by: `iris`, `<pipeline>.pipeline` or `<experiment>.experiment`. No model's name
 /// has a dot, so the kinds cannot collide.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RoutableName {
     /// A model by its plain name.
     Model(ModelName),
+    /// A pipeline.
+    Pipeline(PipelineName),
     /// An experiment.
     Experiment(ExperimentName),
 }
@@ -143,7 +152,43 @@ impl fmt::Display for RoutableName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             RoutableName::Model(name) => name.fmt(f),
+            RoutableName::Pipeline(name) => write!(f, "{name}.pipeline"),
             RoutableName::Experiment(name) => write!(f, "{name}.experiment"),
+        }
+    }
+}
+
+/// What an experiment can be about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Subject {
+    /// A model.
+    Model(ModelName),
+    /// A pipeline.
+    Pipeline(PipelineName),
+}
+
+impl Subject {
+    /// Its plain name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            Subject::Model(name) => name.as_str(),
+            Subject::Pipeline(name) => name.as_str(),
+        }
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl From<Subject> for RoutableName {
+    fn from(subject: Subject) -> Self {
+        match subject {
+            Subject::Model(name) => RoutableName::Model(name),
+            Subject::Pipeline(name) => RoutableName::Pipeline(name),
         }
     }
 }

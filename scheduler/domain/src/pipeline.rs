@@ -10,6 +10,12 @@ pub const STEPS_MAX: usize = 1_000;
 /// Most references in one list of a pipeline.
 pub const REFERENCES_MAX: usize = 100;
 
+/// Longest time a request may be given, in milliseconds: what is known about it is kept for so long.
+pub const REQUEST_LONGEST_MS: u64 = 600_000;
+
+/// Longest window of a join, in milliseconds, for the same reason.
+pub const WINDOW_LONGEST_MS: u64 = 600_000;
+
 /// A pipeline as declared. [`Pipeline::check`] says what is wrong with one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pipeline {
@@ -158,6 +164,9 @@ pub enum BadPipeline {
     /// Nobody would ever be called.
     #[error("steps.{0}.batch.size: {1} is more than the {2} that are possible")]
     BatchTooLarge(ModelName, u32, u32),
+    /// What would have to be kept is kept for too long.
+    #[error("{0}.joinWindowMs: {1} is more than the {WINDOW_LONGEST_MS} that are possible")]
+    WindowTooLong(String, u32),
     /// No partition would be left.
     #[error("partitionFactor: 0 leaves no partition to enter by")]
     NoPartitions,
@@ -234,9 +243,7 @@ impl Pipeline {
             bad.push(BadPipeline::NoExternalInputs);
         }
         for (field, list) in [("input.externalInputs", &input.inputs), ("input.externalTriggers", &input.triggers)] {
-            if list.sources.len() > REFERENCES_MAX {
-                bad.push(BadPipeline::TooManyReferences(field.into(), list.sources.len()));
-            }
+            check_size(field, list, bad);
             for reference in &list.sources {
                 let (Origin::Pipeline(pipeline) | Origin::StepOf(pipeline, _)) = &reference.origin else { continue };
                 if *pipeline == self.name {
@@ -249,9 +256,7 @@ impl Pipeline {
     }
 
     fn check_sources(&self, field: &str, list: &Combination, names: &BTreeSet<&ModelName>, bad: &mut Vec<BadPipeline>) {
-        if list.sources.len() > REFERENCES_MAX {
-            bad.push(BadPipeline::TooManyReferences(field.into(), list.sources.len()));
-        }
+        check_size(field, list, bad);
         for reference in &list.sources {
             let Origin::Step(step) = &reference.origin else { continue };
             if !names.contains(step) {
@@ -309,6 +314,18 @@ impl Pipeline {
             }
             path.push(next);
         }
+    }
+}
+
+fn check_size(field: &str, list: &Combination, bad: &mut Vec<BadPipeline>) {
+    if list.sources.len() > REFERENCES_MAX {
+        bad.push(BadPipeline::TooManyReferences(field.into(), list.sources.len()));
+    }
+    match list.window_ms {
+        Some(window) if u64::from(window) > WINDOW_LONGEST_MS => {
+            bad.push(BadPipeline::WindowTooLong(field.into(), window));
+        }
+        Some(_) | None => {}
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::{ModelVersionId, ReplicaId};
+use crate::{ModelVersionId, PipelineName, ReplicaId};
 
 /// Where requests for one routable name go. It has at least one backend, no version twice among the backends, and each
 /// set has at least one replica.
@@ -23,9 +23,7 @@ pub struct Route {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backend {
     /// What answers.
-    pub version: ModelVersionId,
-    /// Where it is loaded.
-    pub set: PlacementSet,
+    pub target: Target,
     /// Share among the weights of the route; they sum to more than 0 and fit 32 bits. 0 = reached only by a client that
     /// asks for it.
     pub weight: u32,
@@ -35,24 +33,68 @@ pub struct Backend {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MirrorBackend {
     /// What gets them.
-    pub version: ModelVersionId,
-    /// Where it is loaded.
-    pub set: PlacementSet,
+    pub target: Target,
     /// Share of the requests that are copied, 0 to 100.
     pub percent: u32,
+}
+
+/// What a share of a route leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A version of a model.
+    Model {
+        /// Which version.
+        version: ModelVersionId,
+        /// Where it is loaded.
+        set: PlacementSet,
+    },
+    /// A pipeline, through the pipeline gateways.
+    Pipeline(PipelineName),
+}
+
+impl Target {
+    /// Its name on the wire: `<model>_<version>` or `<pipeline>.pipeline`.
+    #[must_use]
+    pub fn internal_name(&self) -> String {
+        match self {
+            Target::Model { version, .. } => version.internal_name(),
+            Target::Pipeline(name) => format!("{name}.pipeline"),
+        }
+    }
+
+    /// The version and where it is loaded, if it is a model.
+    #[must_use]
+    pub fn model(&self) -> Option<(&ModelVersionId, &PlacementSet)> {
+        match self {
+            Target::Model { version, set } => Some((version, set)),
+            Target::Pipeline(_) => None,
+        }
+    }
+
+    /// Where it is loaded, if it is a model.
+    pub fn set_mut(&mut self) -> Option<&mut PlacementSet> {
+        match self {
+            Target::Model { set, .. } => Some(set),
+            Target::Pipeline(_) => None,
+        }
+    }
 }
 
 impl Route {
     /// The sets it leads to, those of mirrors included.
     pub fn sets(&self) -> impl Iterator<Item = &PlacementSet> {
-        let backends = self.backends.iter().map(|backend| &backend.set);
-        backends.chain(self.mirrors.iter().map(|mirror| &mirror.set))
+        self.versions().map(|(_, set)| set)
     }
 
     /// The versions it leads to with their sets, those of mirrors included.
     pub fn versions(&self) -> impl Iterator<Item = (&ModelVersionId, &PlacementSet)> {
-        let backends = self.backends.iter().map(|backend| (&backend.version, &backend.set));
-        backends.chain(self.mirrors.iter().map(|mirror| (&mirror.version, &mirror.set)))
+        self.targets().filter_map(Target::model)
+    }
+
+    /// Everything it leads to, mirrors included.
+    pub fn targets(&self) -> impl Iterator<Item = &Target> {
+        let backends = self.backends.iter().map(|backend| &backend.target);
+        backends.chain(self.mirrors.iter().map(|mirror| &mirror.target))
     }
 }
 

@@ -1,9 +1,11 @@
 //! What we tell users about models and servers.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::{
-    Bytes, Lifecycle, ModelDefinition, ReplicaIndex, RuntimeInfo, ServerBounds, ServerName, Time, VersionNumber,
+    Bytes, Lifecycle, ModelDefinition, Pipeline, PipelineName, ReplicaIndex, RuntimeInfo, ServerBounds, ServerName,
+    Time, VersionNumber,
 };
 
 /// State of one version of a model, summed over its replicas. Wire numbers: `spec/control-plane.md` §1.1.1.
@@ -58,6 +60,10 @@ pub struct ModelVersionStatus {
     pub changed_at: Time,
     /// Each replica.
     pub assignments: BTreeMap<ReplicaIndex, AssignmentStatus>,
+    /// The model gateways' side of the model.
+    pub gateway_state: ModelState,
+    /// Why.
+    pub gateway_reason: &'static str,
 }
 
 /// One replica of a version, as shown to users.
@@ -95,4 +101,46 @@ pub struct ReplicaResources {
     pub models: u32,
     /// How far the agent over-commits.
     pub over_commit_percentage: u32,
+}
+
+/// State of one side of a pipeline's version. Wire numbers: `spec/control-plane.md` §1.1.4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PipelineState {
+    /// Nobody is there to take it.
+    Create,
+    /// On its way.
+    Creating,
+    /// In use.
+    Ready,
+    /// Nobody who is there could take it.
+    Failed,
+    /// Being removed.
+    Terminating,
+    /// Gone.
+    Terminated,
+}
+
+/// One version of a pipeline, as shown to users.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PipelineVersionStatus {
+    /// Of which pipeline.
+    pub name: PipelineName,
+    /// Which version, from 1.
+    pub number: u32,
+    /// Identity of the version among all versions of all pipelines.
+    pub uid: String,
+    /// What was declared.
+    pub definition: Arc<Pipeline>,
+    /// The dataflow engines' side.
+    pub state: PipelineState,
+    /// Why, in words a person can act on; empty when there is nothing to say.
+    pub reason: String,
+    /// The pipeline gateways' and the Envoys' side.
+    pub gateway_state: PipelineState,
+    /// Why.
+    pub gateway_reason: String,
+    /// Every step's model is available, and model gateways know it.
+    pub models_ready: bool,
+    /// When it was declared or last changed its state by a decision.
+    pub changed_at: Time,
 }

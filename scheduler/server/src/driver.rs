@@ -169,6 +169,7 @@ impl Driver {
                     debug!(replica = %replica, version = %command.version, action = ?command.action, "command");
                     self.outbox.send(&replica, connection, &command);
                 }
+                Effect::Work { worker, connection, order } => self.outbox.order(&worker, connection, *order),
                 Effect::Publish(change) => self.outbox.publish(change),
                 Effect::Notify(status) => self.outbox.notify(&status),
                 Effect::Wake(at, timer) => self.outbox.wake(at, timer),
@@ -186,6 +187,7 @@ fn takes_bytes(event: &Event) -> i64 {
         Event::ApplyModel { definition, .. } => api::convert::model::encoded_bytes(definition),
         Event::NotifyServers { servers, .. } => servers.len().saturating_mul(SERVER_BYTES),
         Event::StartExperiment { definition, .. } => api::convert::experiment::wire(definition).encoded_len(),
+        Event::ApplyPipeline { definition, .. } => api::convert::pipeline::wire(definition).encoded_len(),
         _ => return 0,
     };
     i64::try_from(bytes.saturating_mul(2).saturating_add(RECORD_BYTES)).unwrap_or(i64::MAX)

@@ -3,11 +3,14 @@
 use std::sync::Arc;
 
 use domain::{
-    Experiment, ExperimentName, KubernetesMeta, ModelDefinition, ModelName, ReplicaId, ServerBounds, ServerName, Ticket,
+    Experiment, ExperimentName, KubernetesMeta, ModelDefinition, ModelName, Pipeline, PipelineName, ReplicaId,
+    ServerBounds, ServerName, Ticket, WorkerId,
 };
 use messages::agent::ModelOperationMessage;
-use messages::scheduler::{ExperimentStatusResponse, ModelStatusResponse, ServerStatusResponse};
-use scheduler_core::{ConnectionId, Event, Machine, ScalingRequest};
+use messages::scheduler::{
+    ExperimentStatusResponse, ModelStatusResponse, PipelineStatusResponse, ServerStatusResponse,
+};
+use scheduler_core::{ConnectionId, Event, Machine, Order, ScalingRequest};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::driver::{Message, Rejected};
@@ -45,6 +48,17 @@ impl Scheduler {
     /// Stops an experiment.
     pub async fn stop_experiment(&self, name: ExperimentName) -> Result<(), Rejected> {
         self.ask(|ticket| Event::StopExperiment { name, ticket }).await
+    }
+
+    /// Declares a pipeline. Returns when the declaration is durable, before any worker has it.
+    pub async fn apply_pipeline(&self, definition: Pipeline, uid: Option<String>) -> Result<(), Rejected> {
+        let definition = Box::new(definition);
+        self.ask(|ticket| Event::ApplyPipeline { definition, uid, ticket }).await
+    }
+
+    /// Asks for a pipeline's removal.
+    pub async fn remove_pipeline(&self, name: PipelineName) -> Result<(), Rejected> {
+        self.ask(|ticket| Event::RemovePipeline { name, ticket }).await
     }
 
     /// Says how large servers should be; `first_sync` = these are all there are.
@@ -97,6 +111,21 @@ impl Scheduler {
         let id = replica.clone();
         self.look(move |_, outbox| outbox.detach(&id, connection)).await;
         self.tell(Event::AgentDisconnected { replica, connection }).await;
+    }
+
+    /// A worker's stream is there: it takes orders before the machine hears of it, so that none is lost.
+    pub(crate) async fn attach_worker(&self, stream: mpsc::Sender<Order>, connected: Event) {
+        let Event::WorkerConnected { worker, connection, .. } = &connected else { return };
+        let (worker, connection) = (worker.clone(), *connection);
+        self.look(move |_, outbox| outbox.attach_worker(worker, connection, stream)).await;
+        self.tell(connected).await;
+    }
+
+    /// A worker's stream is gone.
+    pub(crate) async fn detach_worker(&self, worker: WorkerId, connection: ConnectionId) {
+        let id = worker.clone();
+        self.look(move |_, outbox| outbox.detach_worker(&id, connection)).await;
+        self.tell(Event::WorkerDisconnected { worker, connection }).await;
     }
 
     async fn look(&self, look: impl FnOnce(&Machine, &mut Outbox) + Send + 'static) {
@@ -185,6 +214,25 @@ impl Scheduler {
     ) -> Result<Vec<ExperimentStatusResponse>, Rejected> {
         self.read(move |machine| {
             let status = |name| Some(api::convert::experiment::status(&machine.experiment_status(name)?));
+            names.iter().filter_map(status).collect()
+        })
+        .await
+    }
+
+    /// Statuses of the latest versions of all pipelines, and every change.
+    pub(crate) async fn subscribe_pipelines(
+        &self,
+    ) -> Result<Arc<Feed<PipelineName, PipelineStatusResponse>>, Rejected> {
+        self.subscribe(|machine, outbox| {
+            outbox.subscribe_pipelines(machine.pipelines().map(|pipeline| pipeline.name.clone()))
+        })
+        .await
+    }
+
+    /// Statuses of these pipelines, of those that are still known.
+    pub(crate) async fn pipelines(&self, names: Vec<PipelineName>) -> Result<Vec<PipelineStatusResponse>, Rejected> {
+        self.read(move |machine| {
+            let status = |name| Some(api::convert::pipeline::statuses(name, &[machine.pipeline_status(name)?]));
             names.iter().filter_map(status).collect()
         })
         .await

@@ -25,5 +25,5 @@ pub use driver::Rejected;
 pub use handle::Scheduler;
 pub use probe::{Target, probe};
 pub use process::{Error, Listeners, run};
-pub use scheduler_core::Settings;
+pub use scheduler_core::{PARTITIONS, Settings};
 pub use store::{CommitError, OpenError, SCHEMA};

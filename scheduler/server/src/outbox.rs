@@ -7,10 +7,12 @@ use std::collections::BTreeMap;
 use std::hash::Hash;
 use std::sync::{Arc, Weak};
 
-use domain::{ExperimentName, ModelName, ReplicaId, ServerName, Time};
+use domain::{ExperimentName, ModelName, PipelineName, ReplicaId, ServerName, Time, WorkerId};
 use messages::agent::{ModelOperationMessage, ModelVersion, model_operation_message::Operation};
-use messages::scheduler::{ExperimentStatusResponse, ModelStatusResponse, ServerStatusResponse};
-use scheduler_core::{Action, Command, ConnectionId, RouteChange, ScalingRequest, Status, Timer};
+use messages::scheduler::{
+    ExperimentStatusResponse, ModelStatusResponse, PipelineStatusResponse, ServerStatusResponse,
+};
+use scheduler_core::{Action, Command, ConnectionId, Order, RouteChange, ScalingRequest, Status, Timer};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
@@ -37,6 +39,8 @@ pub(crate) struct Outbox {
     models: Subscribers<ModelName, ModelStatusResponse>,
     servers: Subscribers<AboutServer, ServerStatusResponse>,
     experiments: Subscribers<ExperimentName, ExperimentStatusResponse>,
+    pipelines: Subscribers<PipelineName, PipelineStatusResponse>,
+    workers: BTreeMap<WorkerId, (ConnectionId, mpsc::Sender<Order>)>,
     synchronised: watch::Sender<bool>,
     // Unbounded, because the driver may not wait; a change is published once for each decision, and the publisher
     // takes everything that is there at once.
@@ -51,8 +55,18 @@ impl Outbox {
         timers: mpsc::UnboundedSender<(Time, Timer)>,
         synchronised: watch::Sender<bool>,
     ) -> Self {
-        let (agents, models, servers, experiments) = (BTreeMap::new(), Vec::new(), Vec::new(), Vec::new());
-        Self { agents, models, servers, experiments, synchronised, routes, timers, changes: Vec::new() }
+        Self {
+            agents: BTreeMap::new(),
+            models: Vec::new(),
+            servers: Vec::new(),
+            experiments: Vec::new(),
+            pipelines: Vec::new(),
+            workers: BTreeMap::new(),
+            synchronised,
+            routes,
+            timers,
+            changes: Vec::new(),
+        }
     }
 
     /// The agent's stream takes commands from now on; an older stream of the same replica ends.
@@ -85,6 +99,28 @@ impl Outbox {
         }
     }
 
+    /// The worker's stream takes orders from now on; an older stream of the same worker ends.
+    pub(crate) fn attach_worker(&mut self, worker: WorkerId, connection: ConnectionId, stream: mpsc::Sender<Order>) {
+        if let Some((older, _)) = self.workers.insert(worker.clone(), (connection, stream)) {
+            info!(%worker, older = older.0, newer = connection.0, "worker connected again, its older stream ends");
+        }
+    }
+
+    /// The worker's stream is gone.
+    pub(crate) fn detach_worker(&mut self, worker: &WorkerId, connection: ConnectionId) {
+        if self.workers.get(worker).is_some_and(|(current, _)| *current == connection) {
+            self.workers.remove(worker);
+        }
+    }
+
+    pub(crate) fn order(&mut self, worker: &WorkerId, connection: ConnectionId, order: Order) {
+        let Some((current, stream)) = self.workers.get(worker) else { return };
+        if *current == connection && stream.try_send(order).is_err() {
+            warn!(%worker, "worker does not take its orders, its stream ends");
+            self.workers.remove(worker);
+        }
+    }
+
     /// A feed of model statuses that begins with these.
     pub(crate) fn subscribe_models(
         &mut self,
@@ -109,6 +145,14 @@ impl Outbox {
         subscribe(&mut self.experiments, known)
     }
 
+    /// A feed of pipeline statuses that begins with these.
+    pub(crate) fn subscribe_pipelines(
+        &mut self,
+        known: impl Iterator<Item = PipelineName>,
+    ) -> Arc<Feed<PipelineName, PipelineStatusResponse>> {
+        subscribe(&mut self.pipelines, known)
+    }
+
     pub(crate) fn notify(&mut self, status: &Status) {
         match status {
             Status::Model(name, status) => tell(&mut self.models, name, false, || {
@@ -121,6 +165,9 @@ impl Outbox {
             Status::Experiment(status) => {
                 tell(&mut self.experiments, &status.name, false, || Some(api::convert::experiment::status(status)));
             }
+            Status::Pipeline(status) => tell(&mut self.pipelines, &status.name, false, || {
+                Some(api::convert::pipeline::statuses(&status.name, std::slice::from_ref(status)))
+            }),
             Status::Scaling(ScalingRequest { server, replicas, kubernetes }) => {
                 tell(&mut self.servers, &AboutServer::Wish(server.clone()), true, || {
                     Some(api::convert::status::scaling(server, *replicas, kubernetes.as_ref()))

@@ -6,6 +6,7 @@ use std::time::Duration;
 use api::agent::agent_service_server::AgentServiceServer;
 use api::health::health_check_service_server::HealthCheckServiceServer;
 use api::scheduler::scheduler_server::SchedulerServer;
+use api::worker::workers_server::WorkersServer;
 use runtime::{OnError, Stop, Tasks, TasksFailed};
 use scheduler_core::{Effect, Machine};
 use tokio::net::TcpListener;
@@ -20,6 +21,7 @@ use crate::grpc::agents::{Agents, Never};
 use crate::grpc::control::Control;
 use crate::grpc::health::Health;
 use crate::grpc::streams::Carrier;
+use crate::grpc::workers::Workers;
 use crate::handle::Scheduler;
 use crate::outbox::Outbox;
 use crate::publishing::Publishing;
@@ -45,7 +47,7 @@ pub struct Listeners {
     pub control: TcpListener,
     /// The agent API (9005).
     pub agents: TcpListener,
-    /// The workers of the data plane (9008): health alone, until there are such workers.
+    /// The workers of the data plane (9008).
     pub workers: TcpListener,
 }
 
@@ -85,7 +87,7 @@ enum DriverEnded {
 pub async fn run(config: Config, listeners: Listeners, stop: Stop) -> Result<(), Error> {
     let store = Store::open(&config.dir, config.store_bytes)?;
     let kept = store.load()?;
-    let is_filled = !kept.models.is_empty() || !kept.experiments.is_empty();
+    let is_filled = !kept.models.is_empty() || !kept.experiments.is_empty() || !kept.pipelines.is_empty();
     let (models, servers, experiments) = (kept.models.len(), kept.servers.len(), kept.experiments.len());
     info!(dir = %config.dir.display(), models, servers, experiments, "store opened");
     let (machine, effects) = Machine::restore(config.decisions.clone(), kept, now());
@@ -104,7 +106,7 @@ pub async fn run(config: Config, listeners: Listeners, stop: Stop) -> Result<(),
         match effect {
             Effect::Publish(change) => published.push(change),
             Effect::Wake(at, timer) => outbox.wake(at, timer),
-            Effect::Write(_) | Effect::Send { .. } | Effect::Notify(_) | Effect::Reply(_, _) => {}
+            Effect::Write(_) | Effect::Send { .. } | Effect::Work { .. } | Effect::Notify(_) | Effect::Reply(_, _) => {}
         }
     }
     publishing.publish(published);
@@ -155,7 +157,9 @@ pub async fn run(config: Config, listeners: Listeners, stop: Stop) -> Result<(),
     let agents = agents.max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES);
     serve(&tasks, "the scheduler API", server().add_service(control).add_service(health()), listeners.control);
     serve(&tasks, "agents", server().add_service(agents).add_service(health()), listeners.agents);
-    serve(&tasks, "workers", server().add_service(health()), listeners.workers);
+    let workers = WorkersServer::new(Workers::new(scheduler.clone(), tasks.clone(), stop.clone()));
+    let workers = workers.max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES);
+    serve(&tasks, "workers", server().add_service(workers).add_service(health()), listeners.workers);
     serve(&tasks, "Envoys", server().add_service(ads.service()), listeners.xds);
 
     stop.requested().await;

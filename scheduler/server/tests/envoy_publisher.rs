@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use domain::{
     Backend, Endpoint, Generation, Health, ModelName, ModelVersionId, PlacementSet, ReplicaId, ReplicaIndex,
-    RoutableName, Route, ServerName, Time, VersionNumber,
+    RoutableName, Route, ServerName, Target, Time, VersionNumber,
 };
 use proptest::prelude::*;
 use scheduler::envoy::{News, Publication, Publisher, SET_GRACE_MS, Settings};
@@ -40,8 +40,10 @@ fn gone(set: &PlacementSet) -> RouteChange {
 fn route(model: &str, generation: u64, sets: &[&PlacementSet]) -> RouteChange {
     let weight = 100 / u32::try_from(sets.len().max(1)).expect("few");
     let backend = |(number, set): (u32, &&PlacementSet)| Backend {
-        version: ModelVersionId { model: ModelName::parse(model).expect("a name"), number: VersionNumber(number) },
-        set: (*set).clone(),
+        target: Target::Model {
+            version: ModelVersionId { model: ModelName::parse(model).expect("a name"), number: VersionNumber(number) },
+            set: (*set).clone(),
+        },
         weight,
     };
     let backends: Vec<Backend> = (1..).zip(sets).map(backend).collect();

@@ -242,7 +242,7 @@ impl Mesh {
         let model = ModelName::parse(self.names.get(number).context("a model that exists")?)?;
         self.generation += 1;
         let version = ModelVersionId { model: model.clone(), number: VersionNumber(1) };
-        let backend = Backend { version, set: target.set.clone(), weight: 100 };
+        let backend = Backend { target: domain::Target::Model { version, set: target.set.clone() }, weight: 100 };
         Ok(RouteChange::Route {
             name: RoutableName::Model(model),
             generation: Generation(self.generation),

@@ -65,6 +65,9 @@ pub(crate) struct Flags {
     /// In which share of the cases: 0 to 1, or percent above 1 to 100
     #[arg(long, value_name = "SHARE", env = "SWITCHYARD_SERVER_PACKING_PERCENTAGE", default_value = "0.25", value_parser = share)]
     server_packing_percentage: u32,
+    /// Partitions of the topics of pipelines and models; how many workers of a role can share the work
+    #[arg(long, value_name = "COUNT", env = "KAFKA_DEFAULT_NUM_PARTITIONS", default_value_t = scheduler::PARTITIONS, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    partitions: u32,
     /// Accepted for compatibility; replicas of models are not scaled by themselves
     #[arg(long, value_name = "BOOL", env = "SWITCHYARD_ENABLE_MODEL_AUTOSCALING", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
     enable_model_autoscaling: bool,
@@ -122,6 +125,8 @@ impl Flags {
             packing: if self.server_packing_enabled { self.server_packing_percentage } else { 0 },
             // Without an operator nobody will ever say which servers there are.
             first_sync_ms: self.namespace().map(|_| milliseconds(self.scheduler_ready_timeout_seconds)),
+            partitions: self.partitions,
+            ..Settings::default()
         };
         config
     }

@@ -89,8 +89,8 @@ fn work(verb: Verb) -> Result<String, StoreError> {
         Verb::Check(Folder { dir }) => {
             let found = store::check(&dir, STORE_BYTES)?;
             format!(
-                "sound: {} models, {} servers, {} experiments in {} bytes, schema {}",
-                found.models, found.servers, found.experiments, found.bytes, found.schema
+                "sound: {} models, {} servers, {} experiments, {} pipelines in {} bytes, schema {}",
+                found.models, found.servers, found.experiments, found.pipelines, found.bytes, found.schema
             )
         }
         Verb::Export(Export { folder: Folder { dir }, file: None }) => {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use domain::{Generation, ModelVersionId, ReplicaId, Route};
+use domain::{Generation, ModelVersionId, ReplicaId, Route, Target};
 use scheduler_core::Event;
 
 use super::{World, routable};
@@ -77,14 +77,19 @@ impl World {
     pub fn route(&self, name: &str) -> Vec<String> {
         let newest = self.routes.get(&routable(name)).and_then(|envoy| envoy.generations.values().next_back().cloned());
         let backends = newest.flatten().map(|route| route.backends).unwrap_or_default();
-        backends.iter().map(|b| format!("{} {}% {}", b.version.number, b.weight, b.set)).collect()
+        let models = backends.iter().filter_map(|backend| Some((backend.target.model()?, backend.weight)));
+        models.map(|((version, set), weight)| format!("{} {weight}% {set}", version.number)).collect()
     }
 
     /// `model@version weight` of each backend and `+model@version percent` of each mirror of the newest route.
     pub fn split(&self, name: &str) -> Vec<String> {
         let newest = self.routes.get(&routable(name)).and_then(|envoy| envoy.generations.values().next_back().cloned());
         let Some(route) = newest.flatten() else { return Vec::new() };
-        let mirrors = route.mirrors.iter().map(|mirror| format!("+{} {}", mirror.version, mirror.percent));
-        route.backends.iter().map(|b| format!("{} {}", b.version, b.weight)).chain(mirrors).collect()
+        let shown = |target: &Target| match target {
+            Target::Model { version, .. } => version.to_string(),
+            Target::Pipeline(name) => name.to_string(),
+        };
+        let mirrors = route.mirrors.iter().map(|mirror| format!("+{} {}", shown(&mirror.target), mirror.percent));
+        route.backends.iter().map(|b| format!("{} {}", shown(&b.target), b.weight)).chain(mirrors).collect()
     }
 }

@@ -9,21 +9,23 @@ mod agents;
 mod envoys;
 mod saboteur;
 mod watch;
+pub mod workers;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use agents::Agent;
 use domain::{
     Bytes, Candidate, Deployment, ExperimentName, ExperimentStatus, Generation, Lifecycle, Mirror, ModelDefinition,
-    ModelName, ModelSpec, ModelState, ModelVersionId, ReplicaId, ReplicaIndex, RoutableName, ServerBounds, ServerName,
-    Ticket, Time, VersionNumber,
+    ModelName, ModelSpec, ModelState, ModelVersionId, PipelineName, ReplicaId, ReplicaIndex, Role, RoutableName,
+    ServerBounds, ServerName, Subject, Ticket, Time, VersionNumber,
 };
 pub use envoys::EnvoyRoute;
 pub use saboteur::{Bug, Saboteur};
 use scheduler_core::{
-    Action, Command, Effect, Event, Experiment, Kept, Machine, Model, Record, Refusal, RouteChange, Server, Settings,
-    Status, Timer,
+    Action, Address, Command, Effect, Event, Experiment, Kept, Machine, Model, Pipeline, Record, Refusal, RouteChange,
+    Server, Settings, Status, Timer, Workforce,
 };
+pub use workers::Workers;
 
 pub struct World {
     pub machine: Machine,
@@ -36,6 +38,11 @@ pub struct World {
     models: BTreeMap<ModelName, Model>,
     servers: BTreeMap<ServerName, Server>,
     experiments: BTreeMap<ExperimentName, Experiment>,
+    pipelines: BTreeMap<PipelineName, Pipeline>,
+    workforce: BTreeMap<Role, Workforce>,
+    pub workers: Workers,
+    /// Where Envoys find pipeline gateways.
+    pub gateways: Vec<Address>,
     timers: BTreeSet<(Time, Timer)>,
     asked: BTreeSet<Ticket>,
     pub routes: BTreeMap<RoutableName, EnvoyRoute>,
@@ -50,11 +57,23 @@ pub fn model_name(text: &str) -> ModelName {
     ModelName::parse(text).expect("a model name")
 }
 
-/// `iris`, or `split.experiment`.
+pub fn pipeline_name(text: &str) -> PipelineName {
+    PipelineName::parse(text).expect("a pipeline name")
+}
+
+/// `iris`, `ocr.pipeline` or `split.experiment`.
 pub fn routable(text: &str) -> RoutableName {
-    match text.strip_suffix(".experiment") {
-        Some(name) => RoutableName::Experiment(ExperimentName::parse(name).expect("an experiment name")),
-        None => RoutableName::Model(model_name(text)),
+    if let Some(name) = text.strip_suffix(".experiment") {
+        return RoutableName::Experiment(ExperimentName::parse(name).expect("an experiment name"));
+    }
+    RoutableName::from(subject(text))
+}
+
+/// `iris` or `ocr.pipeline`.
+pub fn subject(text: &str) -> Subject {
+    match text.strip_suffix(".pipeline") {
+        Some(name) => Subject::Pipeline(pipeline_name(name)),
+        None => Subject::Model(model_name(text)),
     }
 }
 
@@ -107,6 +126,10 @@ impl World {
             models: BTreeMap::new(),
             servers: BTreeMap::new(),
             experiments: BTreeMap::new(),
+            pipelines: BTreeMap::new(),
+            workforce: BTreeMap::new(),
+            workers: Workers::default(),
+            gateways: Vec::new(),
             timers: BTreeSet::new(),
             asked: BTreeSet::new(),
             routes: BTreeMap::new(),
@@ -194,6 +217,8 @@ impl World {
         assert_eq!(kept, self.machine.models().collect::<Vec<_>>(), "the store lags after {event:?}");
         let kept: Vec<&Experiment> = self.experiments.values().collect();
         assert_eq!(kept, self.machine.experiments().collect::<Vec<_>>(), "the store lags after {event:?}");
+        let kept: Vec<&Pipeline> = self.pipelines.values().collect();
+        assert_eq!(kept, self.machine.pipelines().collect::<Vec<_>>(), "the store lags after {event:?}");
         self.watch.after(event, &self.machine_before, &self.machine, &self.routes);
     }
 
@@ -229,6 +254,17 @@ impl World {
             Effect::Publish(RouteChange::Route { name, generation, route }) => {
                 self.routes.entry(name).or_default().generations.insert(generation, route);
             }
+            Effect::Write(Record::Pipeline(pipeline)) => {
+                self.pipelines.insert(pipeline.name.clone(), *pipeline);
+            }
+            Effect::Write(Record::NoPipeline(name)) => {
+                self.pipelines.remove(&name);
+            }
+            Effect::Write(Record::Workforce(workforce)) => {
+                self.workforce.insert(workforce.role, *workforce);
+            }
+            Effect::Work { worker, connection, order } => self.workers.take(worker, connection, *order),
+            Effect::Publish(RouteChange::Gateways(gateways)) => self.gateways = gateways,
             Effect::Publish(RouteChange::Set { .. } | RouteChange::Mesh(_)) => {}
             Effect::Notify(status) => self.statuses.push(status),
             Effect::Reply(ticket, outcome) => {
@@ -261,12 +297,12 @@ impl World {
         candidates: &[(&str, u32)],
         mirror: Option<(&str, u32)>,
     ) -> Result<(), Refusal> {
-        let candidates = candidates.iter().map(|(name, weight)| Candidate { model: model_name(name), weight: *weight });
+        let candidates = candidates.iter().map(|(name, weight)| Candidate { subject: subject(name), weight: *weight });
         let definition = domain::Experiment {
             name: ExperimentName::parse(name).expect("an experiment name"),
-            default: default.map(model_name),
+            default: default.map(subject),
             candidates: candidates.collect(),
-            mirror: mirror.map(|(name, percent)| Mirror { model: model_name(name), percent }),
+            mirror: mirror.map(|(name, percent)| Mirror { subject: subject(name), percent }),
             sticky_sessions: None,
             kubernetes: None,
         };
@@ -351,6 +387,8 @@ impl World {
             models: self.models.values().cloned().collect(),
             servers: self.servers.values().cloned().collect(),
             experiments: self.experiments.values().cloned().collect(),
+            pipelines: self.pipelines.values().cloned().collect(),
+            workforce: self.workforce.values().cloned().collect(),
         };
         let (machine, effects) = Machine::restore(self.machine.settings().clone(), kept, self.now);
         self.machine = machine;
@@ -361,6 +399,7 @@ impl World {
             agent.connection = None;
             agent.inbox.clear();
         }
+        self.workers.cut_off();
         // What Envoys route to now is what they had; generations are counted anew.
         for envoy in self.routes.values_mut() {
             let current = envoy.generations.values().next_back().cloned().flatten();

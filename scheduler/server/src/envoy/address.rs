@@ -2,19 +2,18 @@
 
 use std::net::IpAddr;
 
-use domain::Endpoint;
 use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
 use envoy_types::pb::envoy::config::core::v3::{Address, SocketAddress, address};
 
 /// Why an endpoint is not shown to Envoy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Unusable {
-    #[error("host {host:?} of replica {replica} is no IP address; names are resolved before they come here")]
-    Name { replica: String, host: String },
-    #[error("host {host} of replica {replica} stands for no machine; the agent must announce an address of its own")]
-    Nowhere { replica: String, host: IpAddr },
-    #[error("port 0 of replica {replica} cannot be connected to")]
-    NoPort { replica: String },
+    #[error("host {0:?} is no IP address; names are resolved before they come here")]
+    Name(String),
+    #[error("host {0} stands for no machine; an address of its own must be announced")]
+    Nowhere(IpAddr),
+    #[error("port 0 cannot be connected to")]
+    NoPort,
 }
 
 pub(super) fn socket(ip: IpAddr, port: u16) -> Address {
@@ -27,17 +26,14 @@ pub(super) fn socket(ip: IpAddr, port: u16) -> Address {
     }
 }
 
-/// The address of a port of an endpoint.
-pub(super) fn of(endpoint: &Endpoint, port: u16) -> Result<Address, Unusable> {
-    let replica = || endpoint.replica.to_string();
-    let Ok(host) = endpoint.host.parse::<IpAddr>() else {
-        return Err(Unusable::Name { replica: replica(), host: endpoint.host.clone() });
-    };
-    if host.is_unspecified() || host.is_multicast() {
-        return Err(Unusable::Nowhere { replica: replica(), host });
+/// The address of a port of a host.
+pub(super) fn of(host: &str, port: u16) -> Result<Address, Unusable> {
+    let Ok(ip) = host.parse::<IpAddr>() else { return Err(Unusable::Name(host.to_owned())) };
+    if ip.is_unspecified() || ip.is_multicast() {
+        return Err(Unusable::Nowhere(ip));
     }
     if port == 0 {
-        return Err(Unusable::NoPort { replica: replica() });
+        return Err(Unusable::NoPort);
     }
-    Ok(socket(host, port))
+    Ok(socket(ip, port))
 }

@@ -15,7 +15,8 @@ use envoy_types::pb::envoy::config::cluster::v3::cluster::{
 };
 use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster, OutlierDetection};
 use envoy_types::pb::envoy::config::core::v3::{
-    HealthStatus, Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonOptions, KeepaliveSettings,
+    Address, HealthStatus, Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonOptions,
+    KeepaliveSettings,
 };
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use envoy_types::pb::envoy::config::endpoint::v3::{
@@ -135,8 +136,13 @@ pub(super) fn endpoints_key(name: &str) -> Key {
     Key::new(Kind::Endpoints, name)
 }
 
-/// The cluster itself.
+/// The cluster of a set.
 pub(super) fn resource(name: &str, door: Door, settings: &Settings) -> Resource {
+    retrying(name, door, settings, RETRIED)
+}
+
+/// A cluster whose requests are retried in these cases.
+pub(super) fn retrying(name: &str, door: Door, settings: &Settings, retried: &str) -> Resource {
     let message = Cluster {
         name: name.to_owned(),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),
@@ -148,7 +154,7 @@ pub(super) fn resource(name: &str, door: Door, settings: &Settings) -> Resource 
         per_connection_buffer_limit_bytes: uint(settings.buffer_limit),
         lb_policy: LbPolicy::LeastRequest.into(),
         circuit_breakers: Some(CircuitBreakers { thresholds: vec![thresholds()], ..CircuitBreakers::default() }),
-        typed_extension_protocol_options: protocol_options(door, settings),
+        typed_extension_protocol_options: protocol_options(door, settings, retried),
         outlier_detection: Some(outlier_detection()),
         common_lb_config: Some(CommonLbConfig {
             // By default Envoy sends to unwell hosts when many are unwell.
@@ -192,7 +198,11 @@ fn outlier_detection() -> OutlierDetection {
 }
 
 /// One entry under one name, so its encoding is canonical.
-fn protocol_options(door: Door, settings: &Settings) -> HashMap<String, envoy_types::pb::google::protobuf::Any> {
+fn protocol_options(
+    door: Door,
+    settings: &Settings,
+    retried: &str,
+) -> HashMap<String, envoy_types::pb::google::protobuf::Any> {
     let protocol = match door {
         Door::Rest => ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default()),
         Door::Shared | Door::Grpc => ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions {
@@ -209,7 +219,7 @@ fn protocol_options(door: Door, settings: &Settings) -> HashMap<String, envoy_ty
             idle_timeout: duration(settings.idle_timeout),
             ..CommonOptions::default()
         }),
-        retry_policy: Some(retry_policy(settings)),
+        retry_policy: Some(retry_policy(settings, retried)),
         upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
             protocol_config: Some(protocol),
         })),
@@ -219,9 +229,9 @@ fn protocol_options(door: Door, settings: &Settings) -> HashMap<String, envoy_ty
 }
 
 /// In the cluster and not in the routes: there are few clusters and very many routes.
-fn retry_policy(settings: &Settings) -> RetryPolicy {
+fn retry_policy(settings: &Settings, retried: &str) -> RetryPolicy {
     RetryPolicy {
-        retry_on: RETRIED.to_owned(),
+        retry_on: retried.to_owned(),
         num_retries: uint(settings.retries),
         retry_host_predicate: vec![RetryHostPredicate {
             name: "envoy.retry_host_predicates.previous_hosts".to_owned(),
@@ -237,21 +247,30 @@ fn retry_policy(settings: &Settings) -> RetryPolicy {
 pub(super) fn endpoints(name: &str, door: Door, endpoints: &[Endpoint]) -> Resource {
     let mut sorted: Vec<&Endpoint> = endpoints.iter().collect();
     sorted.sort_by(|a, b| a.replica.cmp(&b.replica));
-    let usable = sorted.into_iter().filter_map(|endpoint| match address::of(endpoint, door.port(endpoint)) {
-        Ok(address) => Some(LbEndpoint {
-            health_status: health(endpoint.health).into(),
-            host_identifier: Some(HostIdentifier::Endpoint(WireEndpoint {
-                address: Some(address),
-                ..WireEndpoint::default()
-            })),
-            ..LbEndpoint::default()
-        }),
+    let usable = sorted.into_iter().filter_map(|endpoint| match address::of(&endpoint.host, door.port(endpoint)) {
+        Ok(address) => Some(located(address, endpoint.health)),
         Err(error) => {
             tracing::warn!(replica = %endpoint.replica, %error, "replica is left out");
             None
         }
     });
-    let lb_endpoints: Vec<LbEndpoint> = usable.collect();
+    assignment(name, usable.collect())
+}
+
+/// One place where a cluster answers.
+pub(super) fn located(address: Address, at: Health) -> LbEndpoint {
+    LbEndpoint {
+        health_status: health(at).into(),
+        host_identifier: Some(HostIdentifier::Endpoint(WireEndpoint {
+            address: Some(address),
+            ..WireEndpoint::default()
+        })),
+        ..LbEndpoint::default()
+    }
+}
+
+/// All places where a cluster answers.
+pub(super) fn assignment(name: &str, lb_endpoints: Vec<LbEndpoint>) -> Resource {
     let localities = if lb_endpoints.is_empty() {
         Vec::new()
     } else {

@@ -9,6 +9,7 @@
 mod address;
 mod cluster;
 mod filters;
+mod gateways;
 mod listener;
 mod log;
 mod mesh;

@@ -16,7 +16,7 @@ use xds::{Change, Feedback, Key, Kind, Name, Revision, Version};
 use super::cluster::{self, Door, Shape};
 use super::mesh::Mesh;
 use super::settings::Settings;
-use super::{listener, scope};
+use super::{gateways, listener, scope};
 
 /// How long a cluster without routes stays: longer than a restart of a server or a roll-out takes to use it again, and
 /// than requests that are on their way to it usually take.
@@ -140,6 +140,7 @@ impl Publisher {
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         let (mesh, mut first) = Mesh::start(&settings);
+        first.extend(gateways::start(&settings));
         first.push(Change::Put(scope::ready()));
         first.push(Change::Put(listener::resource(&settings, settings.port)));
         Publisher {
@@ -163,6 +164,7 @@ impl Publisher {
                 RouteChange::Set { set, endpoints: Some(endpoints) } => self.set(set, endpoints, now, &mut out),
                 RouteChange::Set { set, endpoints: None } => self.drop_set(&set, now),
                 RouteChange::Route { name, generation, route } => self.route(name, generation, route, &mut out),
+                RouteChange::Gateways(addresses) => out.changes.push(gateways::change(&addresses)),
                 RouteChange::Mesh(endpoints) => out.changes.extend(self.mesh.change(&endpoints, &self.settings)),
             }
         }
@@ -275,7 +277,7 @@ impl Publisher {
     fn route(&mut self, name: RoutableName, generation: Generation, route: Option<Route>, out: &mut Publication) {
         let key = match &name {
             RoutableName::Model(model) => Name::from(model.shared()),
-            RoutableName::Experiment(_) => Name::from(name.to_string()),
+            RoutableName::Pipeline(_) | RoutableName::Experiment(_) => Name::from(name.to_string()),
         };
         let published = self
             .names

@@ -10,7 +10,7 @@
 
 use std::time::Duration;
 
-use domain::{Backend, MirrorBackend, PlacementSet, RoutableName, Route as DomainRoute, header};
+use domain::{Backend, MirrorBackend, PlacementSet, RoutableName, Route as DomainRoute, Target, header};
 use envoy_types::pb::envoy::config::common::mutation_rules::v3::{HeaderMutation, header_mutation};
 use envoy_types::pb::envoy::config::core::v3::{HeaderValueOption, RuntimeFractionalPercent};
 use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
@@ -30,6 +30,7 @@ use envoy_types::pb::envoy::r#type::v3::{FractionalPercent, fractional_percent::
 use xds::{Key, Kind, Resource};
 
 use super::cluster::{self, Door, Shape};
+use super::gateways;
 use super::proto::{append, duration, encode, flag, overwrite, text, uint};
 
 /// The scope of the server-wide calls. No model can be called so.
@@ -64,23 +65,24 @@ pub(super) fn key(name: &str) -> Key {
 /// The scope of a routable name. `shape` says how many ports the replicas of a set have.
 pub(super) fn resource(name: &RoutableName, route: &DomainRoute, shape: impl Fn(&PlacementSet) -> Shape) -> Resource {
     let name = name.to_string();
+    let shape = |target: &Target| target.model().map_or(Shape::OnePort, |(_, set)| shape(set));
     let backends: Vec<(&Backend, Shape)> =
-        route.backends.iter().map(|backend| (backend, shape(&backend.set))).collect();
+        route.backends.iter().map(|backend| (backend, shape(&backend.target))).collect();
     let copied = route.mirrors.iter().filter(|mirror| mirror.percent > 0);
-    let mirrors: Vec<(&MirrorBackend, Shape)> = copied.map(|mirror| (mirror, shape(&mirror.set))).collect();
+    let mirrors: Vec<(&MirrorBackend, Shape)> = copied.map(|mirror| (mirror, shape(&mirror.target))).collect();
     let widest = |shapes: &mut dyn Iterator<Item = Shape>| {
         shapes.chain(mirrors.iter().map(|(_, shape)| *shape)).max().unwrap_or(Shape::OnePort)
     };
     let mut routes: Vec<Route> = match backends.as_slice() {
         [(only, shape)] => {
-            let version = only.version.internal_name();
-            let to = |door: &Door| to_cluster(&version, *door, target(&only.set, *shape, *door));
+            let version = only.target.internal_name();
+            let to = |door: &Door| to_cluster(&version, *door, target(&only.target, *shape, *door));
             doors(widest(&mut [*shape].into_iter())).iter().map(to).collect()
         }
         several => {
             let sticky = several.iter().flat_map(|(backend, shape)| {
                 let doors = doors(widest(&mut [*shape].into_iter()));
-                doors.iter().map(|door| sticky(backend, *door, target(&backend.set, *shape, *door)))
+                doors.iter().map(|door| sticky(backend, *door, target(&backend.target, *shape, *door)))
             });
             let widest = widest(&mut several.iter().map(|(_, shape)| *shape));
             let weighted = doors(widest).iter().map(|door| weighted(&name, *door, several));
@@ -90,12 +92,11 @@ pub(super) fn resource(name: &RoutableName, route: &DomainRoute, shape: impl Fn(
     if !mirrors.is_empty() {
         routes.iter_mut().for_each(|route| copy(route, &mirrors));
     }
-    let leads = backends.iter().map(|(backend, shape)| (&backend.set, *shape));
-    let leads: Vec<(&PlacementSet, Shape)> =
-        leads.chain(mirrors.iter().map(|(mirror, shape)| (&mirror.set, *shape))).collect();
-    let targets = leads
-        .iter()
-        .flat_map(|(set, shape)| doors(*shape).iter().map(|door| cluster::key(&target(set, *shape, *door))));
+    let leads = backends.iter().map(|(backend, shape)| (&backend.target, *shape));
+    let leads: Vec<(&Target, Shape)> =
+        leads.chain(mirrors.iter().map(|(mirror, shape)| (&mirror.target, *shape))).collect();
+    let targets =
+        leads.iter().flat_map(|(to, shape)| doors(*shape).iter().map(|door| cluster::key(&target(to, *shape, *door))));
     let mut host = host(routes);
     if route.log_payloads {
         host.response_headers_to_add.push(overwrite(LOGGING, "true"));
@@ -143,13 +144,17 @@ const fn doors(shape: Shape) -> &'static [Door] {
     }
 }
 
-/// The cluster a set is reached by. A set with one port is reached by it, whatever other sets of the route have.
-fn target(set: &PlacementSet, shape: Shape, door: Door) -> String {
+/// The cluster a target is reached by. A set with one port is reached by it, whatever other sets of the route have; all
+/// pipelines are reached through the same gateways.
+fn target(to: &Target, shape: Shape, door: Door) -> String {
     let door = match shape {
         Shape::OnePort => Door::Shared,
         Shape::TwoPorts => door,
     };
-    cluster::name(set, door)
+    match to {
+        Target::Model { set, .. } => cluster::name(set, door),
+        Target::Pipeline(_) => gateways::CLUSTER.to_owned(),
+    }
 }
 
 fn to_cluster(name: &str, door: Door, cluster: String) -> Route {
@@ -163,7 +168,7 @@ fn to_cluster(name: &str, door: Door, cluster: String) -> Route {
 
 /// Keeps a client at the backend that its last response named.
 fn sticky(backend: &Backend, door: Door, cluster: String) -> Route {
-    let version = backend.version.internal_name();
+    let version = backend.target.internal_name();
     let mut route = to_cluster(&version, door, cluster);
     if let Some(matching) = &mut route.r#match {
         matching.headers.push(HeaderMatcher {
@@ -190,7 +195,7 @@ fn copy(route: &mut Route, mirrors: &[(&MirrorBackend, Shape)]) {
     action.request_mirror_policies = mirrors
         .iter()
         .map(|(mirror, shape)| RequestMirrorPolicy {
-            cluster: target(&mirror.set, *shape, door),
+            cluster: target(&mirror.target, *shape, door),
             runtime_fraction: Some(RuntimeFractionalPercent {
                 default_value: Some(FractionalPercent {
                     numerator: mirror.percent.saturating_mul(MILLIONTHS_OF_A_PERCENT),
@@ -200,7 +205,7 @@ fn copy(route: &mut Route, mirrors: &[(&MirrorBackend, Shape)]) {
             }),
             disable_shadow_host_suffix_append: true,
             request_headers_mutations: vec![HeaderMutation {
-                action: Some(header_mutation::Action::Append(internal_model(&mirror.version.internal_name()))),
+                action: Some(header_mutation::Action::Append(internal_model(&mirror.target.internal_name()))),
             }],
             ..RequestMirrorPolicy::default()
         })
@@ -212,9 +217,9 @@ fn weighted(name: &str, door: Door, backends: &[(&Backend, Shape)]) -> Route {
     // Envoy refuses a sum of 0.
     let least = u32::from(backends.iter().all(|(backend, _)| backend.weight == 0));
     let clusters = backends.iter().map(|(backend, shape)| {
-        let version = backend.version.internal_name();
+        let version = backend.target.internal_name();
         ClusterWeight {
-            name: target(&backend.set, *shape, door),
+            name: target(&backend.target, *shape, door),
             weight: uint(backend.weight.max(least)),
             request_headers_to_add: vec![internal_model(&version)],
             response_headers_to_add: vec![route_header(&version)],

@@ -1,12 +1,13 @@
 //! `seldon.mlops.scheduler.Scheduler`: what operators, command lines and gateways call.
 //!
-//! Models, servers and experiments. Calls about pipelines say that they are not in this version; their lists are empty.
+//! Everything that users declare. Gateways and engines of other systems are told that they are not supported: workers
+//! speak a protocol of our own (`workers`).
 
 use std::time::Duration;
 
 use api::convert;
 use api::scheduler::scheduler_server::Scheduler as Service;
-use domain::{ExperimentName, ModelName, ServerName};
+use domain::{ExperimentName, ModelName, PipelineName, ServerName};
 use futures_util::{StreamExt, stream};
 use messages::chainer;
 use messages::scheduler as wire;
@@ -27,20 +28,12 @@ pub(crate) struct Control {
     pub(crate) carrier: Carrier,
 }
 
-impl Control {
-    /// Nothing, until the process stops.
-    fn silent<T: Send + 'static>(&self) -> Response<Answers<T>> {
-        let stop = self.carrier.stop.clone();
-        Response::new(stream::pending().take_until(async move { stop.requested().await }).boxed())
-    }
-}
-
 fn finite<T: Send + 'static>(answers: Vec<T>) -> Response<Answers<T>> {
     Response::new(stream::iter(answers).map(Ok).boxed())
 }
 
-fn later(what: &str) -> Status {
-    Status::unimplemented(format!("{what} are not in this version"))
+fn foreign(what: &str) -> Status {
+    Status::unimplemented(format!("{what} of other systems are not supported"))
 }
 
 fn unknown(kind: &str, name: &str) -> Status {
@@ -162,7 +155,7 @@ impl Service for Control {
         request: Request<wire::ModelSubscriptionRequest>,
     ) -> Result<Response<Self::SubscribeModelStatusStream>, Status> {
         if request.into_inner().is_model_gateway {
-            return Err(later("model gateways of other systems"));
+            return Err(foreign("model gateways"));
         }
         let (scheduler, reader) = (self.scheduler.clone(), self.scheduler.clone());
         let subscribe = || async move { scheduler.subscribe_models().await };
@@ -196,10 +189,25 @@ impl Service for Control {
         &self,
         request: Request<wire::PipelineStatusRequest>,
     ) -> Result<Response<Self::PipelineStatusStream>, Status> {
-        match request.into_inner().name {
-            Some(name) => Err(unknown("pipeline", &name)),
-            None => Ok(finite(Vec::new())),
-        }
+        let request = request.into_inner();
+        let (wanted, all_versions) = (request.name, request.all_versions);
+        let missing = wanted.clone();
+        let statuses = self.scheduler.read(move |machine| {
+            let status = |name: &PipelineName| {
+                let versions = match all_versions {
+                    true => machine.pipeline_statuses(name)?,
+                    false => vec![machine.pipeline_status(name)?],
+                };
+                Some(convert::pipeline::statuses(name, &versions))
+            };
+            match wanted {
+                Some(name) => PipelineName::parse(&name).ok().and_then(|name| status(&name)).map(|answer| vec![answer]),
+                None => Some(machine.pipelines().filter_map(|pipeline| status(&pipeline.name)).collect()),
+            }
+        });
+        let statuses: Option<Vec<_>> = statuses.await.map_err(|error| rejected(&error))?;
+        let statuses = statuses.ok_or_else(|| unknown("pipeline", missing.as_deref().unwrap_or_default()))?;
+        Ok(finite(statuses))
     }
 
     async fn experiment_status(
@@ -222,9 +230,18 @@ impl Service for Control {
 
     async fn subscribe_pipeline_status(
         &self,
-        _: Request<wire::PipelineSubscriptionRequest>,
+        request: Request<wire::PipelineSubscriptionRequest>,
     ) -> Result<Response<Self::SubscribePipelineStatusStream>, Status> {
-        Ok(self.silent())
+        if request.into_inner().is_pipeline_gateway {
+            return Err(foreign("pipeline gateways"));
+        }
+        let (scheduler, reader) = (self.scheduler.clone(), self.scheduler.clone());
+        let subscribe = || async move { scheduler.subscribe_pipelines().await };
+        let look = move |names| {
+            let reader = reader.clone();
+            async move { reader.pipelines(names).await }
+        };
+        Ok(self.carrier.carry(true, NO_PACE, subscribe, look))
     }
 
     async fn subscribe_experiment_status(
@@ -242,16 +259,23 @@ impl Service for Control {
 
     async fn load_pipeline(
         &self,
-        _: Request<wire::LoadPipelineRequest>,
+        request: Request<wire::LoadPipelineRequest>,
     ) -> Result<Response<wire::LoadPipelineResponse>, Status> {
-        Err(later("pipelines"))
+        let pipeline = request.into_inner().pipeline.unwrap_or_default();
+        let uid = Some(pipeline.uid.clone()).filter(|uid| !uid.is_empty());
+        let definition = convert::pipeline::definition(pipeline).map_err(|error| invalid(&error))?;
+        self.scheduler.apply_pipeline(definition, uid).await.map_err(|error| rejected(&error))?;
+        Ok(Response::new(wire::LoadPipelineResponse {}))
     }
 
     async fn unload_pipeline(
         &self,
-        _: Request<wire::UnloadPipelineRequest>,
+        request: Request<wire::UnloadPipelineRequest>,
     ) -> Result<Response<wire::UnloadPipelineResponse>, Status> {
-        Err(later("pipelines"))
+        let name = request.into_inner().name;
+        let name = PipelineName::parse(&name).map_err(|error| invalid(&convert::Invalid::one("name", error)))?;
+        self.scheduler.remove_pipeline(name).await.map_err(|error| rejected(&error))?;
+        Ok(Response::new(wire::UnloadPipelineResponse {}))
     }
 
     async fn start_experiment(
@@ -278,13 +302,13 @@ impl Service for Control {
         &self,
         _: Request<chainer::PipelineUpdateStatusMessage>,
     ) -> Result<Response<chainer::PipelineUpdateStatusResponse>, Status> {
-        Err(later("pipelines"))
+        Err(foreign("gateways and engines"))
     }
 
     async fn model_status_event(
         &self,
         _: Request<wire::ModelUpdateStatusMessage>,
     ) -> Result<Response<wire::ModelUpdateStatusResponse>, Status> {
-        Err(later("model gateways"))
+        Err(foreign("model gateways"))
     }
 }

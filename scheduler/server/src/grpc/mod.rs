@@ -4,6 +4,7 @@ pub(crate) mod agents;
 pub(crate) mod control;
 pub(crate) mod health;
 pub(crate) mod streams;
+pub(crate) mod workers;
 
 use api::convert::Invalid;
 use scheduler_core::Refusal;
@@ -24,7 +25,10 @@ pub(crate) fn rejected(rejected: &Rejected) -> Status {
             | Refusal::StoppedExperiment(_)
             | Refusal::BadExperiment(_)
             | Refusal::DefaultTaken { .. }
-            | Refusal::StillTerminating(_, _),
+            | Refusal::StillTerminating(_, _)
+            | Refusal::UnknownPipeline(_)
+            | Refusal::PipelineStillTerminating(_)
+            | Refusal::BadPipeline(_),
         ) => Status::failed_precondition(text),
         Rejected::NoSpace { .. } => Status::resource_exhausted(text),
         Rejected::Stopping => Status::unavailable(text),

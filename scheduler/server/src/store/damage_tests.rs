@@ -33,20 +33,25 @@ fn filled(dir: &Path, models: usize) -> Kept {
     store.load().expect("readable")
 }
 
-/// Writes a store as version 1 of the format did.
-fn of_schema_1(dir: &Path) {
-    let golden = include_str!("../../golden/store_records_1.txt");
+/// Writes a store as an older version of the format did.
+fn of_schema(schema: u32, dir: &Path) {
+    let golden = match schema {
+        1 => include_str!("../../golden/store_records_1.txt"),
+        _ => include_str!("../../golden/store_records_2.txt"),
+    };
     let folder = dir.join("store");
     std::fs::create_dir_all(&folder).expect("a folder");
     let env = super::open_env(&folder, 1 << 20).expect("opened");
     let mut writer = env.write_txn().expect("a writer");
     let meta = env.create_database::<Str, Bytes>(&mut writer, Some("meta")).expect("made");
-    meta.put(&mut writer, SCHEMA_KEY, &1_u32.to_le_bytes()).expect("written");
-    for (kind, table, key) in [("model", "models", "iris"), ("server", "servers", "onnx")] {
+    meta.put(&mut writer, SCHEMA_KEY, &schema.to_le_bytes()).expect("written");
+    let tables = [("model", "models", "iris"), ("server", "servers", "onnx"), ("experiment", "experiments", "split")];
+    for (kind, table, key) in tables.into_iter().take(if schema == 1 { 2 } else { 3 }) {
         let hex = golden.lines().find_map(|line| line.strip_prefix(kind)).expect("a golden record").trim();
         let bytes: Vec<u8> = (0..hex.len() / 2)
             .map(|at| u8::from_str_radix(&hex[at * 2..at * 2 + 2], 16).expect("hexadecimal"))
             .collect();
+        let bytes = if schema == 1 { bytes } else { super::seal::seal(key, &bytes) };
         let table = env.create_database::<Str, Bytes>(&mut writer, Some(table)).expect("made");
         table.put(&mut writer, key, &bytes).expect("written");
     }
@@ -54,17 +59,20 @@ fn of_schema_1(dir: &Path) {
 }
 
 #[test]
-fn a_store_of_schema_1_is_upgraded_and_loses_nothing() {
-    let dir = tempfile::tempdir().expect("a folder");
-    of_schema_1(dir.path());
-    let mut expected = model("iris");
-    expected.versions.values_mut().for_each(|version| version.short_of_memory = true);
-    for _ in 0..2 {
-        let store = Store::open(dir.path(), MAP).expect("opened");
-        let kept = store.load().expect("readable");
-        assert_eq!(kept, Kept { models: vec![expected.clone()], servers: vec![server()], experiments: Vec::new() });
+fn a_store_of_an_older_schema_is_upgraded_and_loses_nothing() {
+    for schema in 1..SCHEMA {
+        let dir = tempfile::tempdir().expect("a folder");
+        of_schema(schema, dir.path());
+        let mut expected = model("iris");
+        expected.versions.values_mut().for_each(|version| version.short_of_memory = true);
+        let experiments = if schema == 1 { Vec::new() } else { vec![super::tests::experiment()] };
+        let expected = Kept { models: vec![expected], servers: vec![server()], experiments, ..Kept::default() };
+        for _ in 0..2 {
+            let store = Store::open(dir.path(), MAP).expect("opened");
+            assert_eq!(store.load().expect("readable"), expected, "from schema {schema}");
+        }
+        assert_eq!(check(dir.path(), MAP).expect("sound").schema, SCHEMA);
     }
-    assert_eq!(check(dir.path(), MAP).expect("sound").schema, SCHEMA);
 }
 
 /// Whatever happens to the file: what is loaded is what was written, or nothing is and the file is as it was.
@@ -159,8 +167,8 @@ fn a_wrong_export_names_its_line_and_leaves_nothing() {
     let cases = [
         (String::new(), "the end is missing"),
         (cut, "the end is missing"),
-        (text.replacen("\"schema\":2", "\"schema\":9", 1), "line 1: "),
-        (text.replacen("\"kind\":\"model\"", "\"kind\":\"pipeline\"", 1), "line 2: kind: there is no \"pipeline\""),
+        (text.replacen(&format!("\"schema\":{SCHEMA}"), "\"schema\":9", 1), "line 1: "),
+        (text.replacen("\"kind\":\"model\"", "\"kind\":\"pod\"", 1), "line 2: kind: there is no \"pod\""),
         (text.replacen("\"summary\"", "\"summery\"", 1), "line 2: unknown field `summery`"),
         (text.replacen("\"name\":\"large\"", "\"name\":\"small\"", 1), "line 2: name: "),
         (text.replacen("\"record\":\"", "\"record\":\"!", 1), "line 2: record: "),

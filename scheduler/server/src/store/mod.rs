@@ -6,6 +6,7 @@
 //! Invariant: when [`Store::commit`] has returned, the records are on disk (no NOSYNC flag anywhere).
 
 mod pages;
+mod pipeline;
 mod record;
 mod seal;
 mod transfer;
@@ -25,8 +26,8 @@ pub use record::BadRecord;
 pub use transfer::{Contents, TransferError, check, export, import};
 
 /// Number of the record format. A change of meaning needs a new number, an upgrade function and a golden old record.
-/// 1: models and servers, without checksums. 2: experiments, and a checksum before each record.
-pub const SCHEMA: u32 = 2;
+/// 1: models and servers, without checksums. 2: experiments, and a checksum before each record. 3: pipelines and workers.
+pub const SCHEMA: u32 = 3;
 
 /// The schema of stores whose records have no checksums.
 const UNSEALED: u32 = 1;
@@ -53,6 +54,8 @@ pub struct Store {
     models: Database<Str, Bytes>,
     servers: Database<Str, Bytes>,
     experiments: Database<Str, Bytes>,
+    pipelines: Database<Str, Bytes>,
+    workforce: Database<Str, Bytes>,
     folder: PathBuf,
     map_bytes: u64,
     /// Held for as long as the store is open.
@@ -71,17 +74,26 @@ enum Table {
     Models,
     Servers,
     Experiments,
+    Pipelines,
+    Workforce,
 }
 
 impl Table {
-    const ALL: [(&'static str, Table); 3] =
-        [("model", Table::Models), ("server", Table::Servers), ("experiment", Table::Experiments)];
+    const ALL: [(&'static str, Table); 5] = [
+        ("model", Table::Models),
+        ("server", Table::Servers),
+        ("experiment", Table::Experiments),
+        ("pipeline", Table::Pipelines),
+        ("workforce", Table::Workforce),
+    ];
 
     const fn name(self) -> &'static str {
         match self {
             Table::Models => "models",
             Table::Servers => "servers",
             Table::Experiments => "experiments",
+            Table::Pipelines => "pipelines",
+            Table::Workforce => "workforce",
         }
     }
 }
@@ -89,7 +101,7 @@ impl Table {
 /// Maps the folder's file. The caller holds its lock.
 fn open_env(folder: &Path, map_bytes: usize) -> Result<Env, heed::Error> {
     let mut options = EnvOpenOptions::new();
-    options.map_size(map_bytes).max_dbs(4);
+    options.map_size(map_bytes).max_dbs(8);
     // SAFETY: LMDB maps the file into memory, so nobody else may change it meanwhile. The lock file taken before
     // keeps every other process of ours out, and this process opens the folder once.
     #[expect(unsafe_code, reason = "LMDB cannot be opened without it; see the SAFETY note")]
@@ -253,17 +265,24 @@ impl Store {
         if found > SCHEMA {
             return Err(Ok(OpenError::Newer { path: folder.to_owned(), found }));
         }
-        let is_old = found <= UNSEALED;
-        let experiments = match env.open_database(&writer, Some("experiments")).map_err(Err)? {
-            Some(table) => table,
-            None if is_new || is_old => env.create_database(&mut writer, Some("experiments")).map_err(Err)?,
-            None => return Err(Ok(OpenError::Incomplete { path: folder.to_owned(), what: "experiments" })),
+        // Tables that came with a later schema are made for the older ones.
+        let mut later = |name: &'static str, since: u32| match env.open_database(&writer, Some(name)) {
+            Ok(Some(table)) => Ok(table),
+            Ok(None) if is_new || found < since => env.create_database(&mut writer, Some(name)).map_err(Err),
+            Ok(None) => Err(Ok(OpenError::Incomplete { path: folder.to_owned(), what: name })),
+            Err(error) => Err(Err(error)),
         };
-        if is_old {
+        let experiments = later("experiments", 2)?;
+        let pipelines = later("pipelines", 3)?;
+        let workforce = later("workforce", 3)?;
+        let is_old = found < SCHEMA;
+        if found <= UNSEALED {
             // All or nothing: it is one transaction, and before its commit the store has the old schema.
-            for table in [models, servers, experiments] {
+            for table in [models, servers] {
                 upgrade(table, &mut writer).map_err(Err)?;
             }
+        }
+        if is_old {
             tracing::info!(folder = %folder.display(), from = found, to = SCHEMA, "store upgraded");
         }
         if is_new || is_old {
@@ -271,7 +290,8 @@ impl Store {
         }
         // Without a change this keeps the handles of the tables and writes nothing.
         writer.commit().map_err(Err)?;
-        Ok(Self { env, models, servers, experiments, folder: folder.to_owned(), map_bytes: size as u64, _lock: lock })
+        let (folder, map_bytes) = (folder.to_owned(), size as u64);
+        Ok(Self { env, models, servers, experiments, pipelines, workforce, folder, map_bytes, _lock: lock })
     }
 
     /// Everything that was committed.
@@ -280,6 +300,8 @@ impl Store {
             models: self.read(Table::Models, record::decode_model)?,
             servers: self.read(Table::Servers, record::decode_server)?,
             experiments: self.read(Table::Experiments, record::decode_experiment)?,
+            pipelines: self.read(Table::Pipelines, pipeline::decode)?,
+            workforce: self.read(Table::Workforce, pipeline::decode_workforce)?,
         })
     }
 
@@ -309,6 +331,8 @@ impl Store {
             Table::Models => self.models,
             Table::Servers => self.servers,
             Table::Experiments => self.experiments,
+            Table::Pipelines => self.pipelines,
+            Table::Workforce => self.workforce,
         }
     }
 
@@ -389,6 +413,13 @@ impl Pending {
                 Some(record::encode_experiment(experiment).encode_to_vec()),
             ),
             Record::NoExperiment(name) => (Table::Experiments, name.as_str(), None),
+            Record::Pipeline(kept) => {
+                (Table::Pipelines, kept.name.as_str(), Some(pipeline::encode(kept).encode_to_vec()))
+            }
+            Record::NoPipeline(name) => (Table::Pipelines, name.as_str(), None),
+            Record::Workforce(kept) => {
+                (Table::Workforce, pipeline::key(kept.role), Some(pipeline::encode_workforce(kept).encode_to_vec()))
+            }
         };
         let size = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
         self.bytes += size(&bytes);
@@ -429,7 +460,8 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use domain::{
-        Bytes, Clock, Lifecycle, ModelName, ReplicaConfig, ReplicaIndex, ServerBounds, ServerName, Time, VersionNumber,
+        Bytes, Clock, Lifecycle, ModelName, ReplicaConfig, ReplicaIndex, ServerBounds, ServerName, Subject, Time,
+        VersionNumber,
     };
     use scheduler_core::{Assignment, Experiment, Few, Kept, Link, Model, Record, Replica, Server, Version};
 
@@ -479,8 +511,8 @@ mod tests {
         Experiment {
             definition: api::convert::experiment::definition(wire).expect("valid"),
             stopped_at: Some(Time(3)),
-            lingering: BTreeSet::from([ModelName::parse("c").expect("a name")]),
-            former_defaults: BTreeSet::from([ModelName::parse("d").expect("a name")]),
+            lingering: BTreeSet::from([Subject::Model(ModelName::parse("c").expect("a name"))]),
+            former_defaults: BTreeSet::from([Subject::Model(ModelName::parse("d").expect("a name"))]),
         }
     }
 
@@ -514,12 +546,20 @@ mod tests {
             Record::Model(Box::new(model("iris"))),
             Record::NoModel(ModelName::parse("gone").expect("a name")),
             Record::Experiment(Box::new(experiment())),
+            Record::Pipeline(Box::new(super::pipeline::tests::pipeline())),
+            Record::Workforce(Box::new(super::pipeline::tests::workforce())),
         ];
         let store = Store::open(dir.path(), MAP).expect("opened");
         store.commit(&mut records.iter().collect()).expect("committed");
         drop(store);
         let store = Store::open(dir.path(), MAP).expect("opened again");
-        let kept = Kept { models: vec![model("iris")], servers: vec![server()], experiments: vec![experiment()] };
+        let kept = Kept {
+            models: vec![model("iris")],
+            servers: vec![server()],
+            experiments: vec![experiment()],
+            pipelines: vec![super::pipeline::tests::pipeline()],
+            workforce: vec![super::pipeline::tests::workforce()],
+        };
         assert_eq!(store.load().expect("readable"), kept);
     }
 
@@ -531,7 +571,11 @@ mod tests {
         let model = hex(super::record::encode_model(&model("iris")).encode_to_vec());
         let server = hex(super::record::encode_server(&server()).encode_to_vec());
         let experiment = hex(super::record::encode_experiment(&experiment()).encode_to_vec());
-        let written = format!("schema {SCHEMA}\nmodel {model}\nserver {server}\nexperiment {experiment}\n");
+        let pipeline = hex(super::pipeline::encode(&super::pipeline::tests::pipeline()).encode_to_vec());
+        let workforce = hex(super::pipeline::encode_workforce(&super::pipeline::tests::workforce()).encode_to_vec());
+        let written = format!(
+            "schema {SCHEMA}\nmodel {model}\nserver {server}\nexperiment {experiment}\npipeline {pipeline}\nworkforce {workforce}\n"
+        );
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/golden/store_records.txt");
         if std::env::var_os("UPDATE").is_some() {
             std::fs::write(path, &written).expect("write the golden bytes");

@@ -4,6 +4,8 @@ use domain::{Bytes, Clock, ModelName, ReplicaConfig, ReplicaIndex, ServerBounds,
 use messages::scheduler::model_replica_status::ModelReplicaState;
 use messages::store as wire;
 use prost::Message;
+
+use super::pipeline;
 use scheduler_core::{Assignment, Experiment, Few, Link, Model, Replica, Server, Version};
 
 /// Why a record cannot be read.
@@ -21,8 +23,14 @@ pub enum BadRecord {
     /// A definition is not valid.
     #[error("read its definition")]
     Experiment(#[source] api::convert::Invalid),
+    /// A definition is not valid.
+    #[error("read the definition of version {0}")]
+    Pipeline(u32, #[source] api::convert::Invalid),
+    /// A number stands for no role.
+    #[error("there is no role {0}")]
+    Role(i32),
     /// It has no version.
-    #[error("model without versions")]
+    #[error("it has no versions")]
     NoVersion,
     /// A number stands for no lifecycle.
     #[error("replica {replica} has the unknown state {state}")]
@@ -193,8 +201,11 @@ pub(super) fn encode_experiment(experiment: &Experiment) -> wire::Experiment {
 
 pub(super) fn decode_experiment(bytes: &[u8]) -> Result<Experiment, BadRecord> {
     let record = wire::Experiment::decode(bytes).map_err(BadRecord::Undecodable)?;
-    let definition = api::convert::experiment::definition(record.definition.unwrap_or_default());
-    let names = |names: &[String]| names.iter().map(|name| ModelName::parse(name)).collect::<Result<_, _>>();
+    let definition = record.definition.unwrap_or_default();
+    let kind = definition.resource_type();
+    let definition = api::convert::experiment::definition(definition);
+    let subject = |name: &String| api::convert::experiment::subject(kind, name);
+    let names = |names: &[String]| names.iter().map(subject).collect::<Result<_, _>>();
     Ok(Experiment {
         definition: definition.map_err(BadRecord::Experiment)?,
         stopped_at: record.stopped_at_ms.map(Time),
@@ -209,6 +220,8 @@ pub(super) fn name(table: super::Table, bytes: &[u8]) -> Result<String, BadRecor
         super::Table::Models => decode_model(bytes)?.name.to_string(),
         super::Table::Servers => decode_server(bytes)?.name.to_string(),
         super::Table::Experiments => decode_experiment(bytes)?.definition.name.to_string(),
+        super::Table::Pipelines => pipeline::decode(bytes)?.name.to_string(),
+        super::Table::Workforce => pipeline::key(pipeline::decode_workforce(bytes)?.role).to_owned(),
     })
 }
 
@@ -225,6 +238,13 @@ pub(super) fn summary(table: super::Table, bytes: &[u8]) -> String {
             let state = if experiment.is_running() { "running" } else { "stopped" };
             format!("{state}, {} candidates", experiment.definition.candidates.len())
         }),
+        super::Table::Pipelines => pipeline::decode(bytes).map(|pipeline| {
+            let removed = if pipeline.removed { ", removed" } else { "" };
+            let steps = pipeline.latest().map_or(0, |(_, latest)| latest.definition.steps.len());
+            format!("version {}, {steps} steps{removed}", pipeline.latest().map_or(0, |(number, _)| number))
+        }),
+        super::Table::Workforce => pipeline::decode_workforce(bytes)
+            .map(|workforce| format!("{} gateways, {} shards", workforce.gateways.len(), workforce.shards.len())),
     };
     text.unwrap_or_else(|error| error.to_string())
 }

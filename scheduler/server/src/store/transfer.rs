@@ -16,6 +16,9 @@ use super::{FOLDER, OpenError, SCHEMA, Store, Table, pages, record};
 /// Name of the format, and its version.
 const FORMAT: &str = "switchyard-store-export-1";
 
+/// The first schema that there are exports of. Records of the later ones are read as they are.
+const EXPORTED: u32 = 2;
+
 /// Longest line that is read: the largest record in base64, and room.
 const LONGEST_LINE: usize = 16 << 20;
 
@@ -28,6 +31,8 @@ pub struct Contents {
     pub servers: usize,
     /// Experiments, stopped ones included while they are listed.
     pub experiments: usize,
+    /// Pipelines, removed ones included while they are listed.
+    pub pipelines: usize,
     /// Number of its format.
     pub schema: u32,
     /// Bytes of its file in use.
@@ -103,6 +108,7 @@ pub fn check(dir: &Path, map_bytes: u64) -> Result<Contents, TransferError> {
         models: kept.models.len(),
         servers: kept.servers.len(),
         experiments: kept.experiments.len(),
+        pipelines: kept.pipelines.len(),
         schema: SCHEMA,
         bytes: structure.pages * structure.page_bytes,
     })
@@ -143,10 +149,10 @@ pub fn import(dir: &Path, map_bytes: u64, text: &mut dyn BufRead) -> Result<usiz
         if number == 1 {
             let head: Head =
                 serde_json::from_str(&line).map_err(|error| bad(format!("no head of an export: {error}")))?;
-            if head.format != FORMAT || head.schema != SCHEMA {
+            if head.format != FORMAT || !(EXPORTED..=SCHEMA).contains(&head.schema) {
                 let Head { format, schema } = head;
                 return Err(bad(format!(
-                    "{format} with schema {schema}; this version reads {FORMAT} with schema {SCHEMA}"
+                    "{format} with schema {schema}; this version reads {FORMAT} with schemas {EXPORTED} to {SCHEMA}"
                 )));
             }
         } else if end.is_some() {

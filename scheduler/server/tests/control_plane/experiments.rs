@@ -283,12 +283,3 @@ async fn thousand_experiments_are_a_route_each_and_a_change_touches_one() {
     let seen = envoy.until_shares("e500.experiment", &[("a_1", 1), ("c_1", 1)]).await;
     assert_eq!(seen.received[before..], ["ScopedRouteConfiguration e500.experiment"]);
 }
-
-#[tokio::test]
-async fn experiment_over_pipelines_is_not_in_this_version_and_says_so() {
-    let (world, _agent, _envoy) = three().await;
-    let mut split = Split::of("split", &[("a", 1)]);
-    split.0.resource_type = wire::ResourceType::Pipeline.into();
-    let text = refused(world.begin(&split).await, Code::FailedPrecondition);
-    assert!(text.contains("resourceType") && text.contains("not in this version"), "{text}");
-}

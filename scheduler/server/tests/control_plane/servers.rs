@@ -1,11 +1,10 @@
 //! Servers as their owners and their watchers see them, health, and what is not in this version (rows 37, 57, 58, 64,
 //! 103, 106).
 
-use messages::chainer;
 use messages::scheduler as wire;
 use messages::scheduler::model_status::ModelState;
 use messages::scheduler::server_status_response::Type;
-use tonic::{Code, Status};
+use tonic::Code;
 
 use crate::agent::Identity;
 use crate::declare::Draft;
@@ -151,24 +150,6 @@ async fn control_plane_asks_for_everything_at_once() {
     for expected in [Event::SendServers, Event::SendExperiments, Event::SendModels, Event::SendPipelines] {
         assert_eq!(events.message().await.unwrap().unwrap().event(), expected);
     }
-}
-
-#[tokio::test]
-async fn pipelines_are_unimplemented_and_their_list_is_empty() {
-    let world = World::start().await;
-    let control = || world.control.clone();
-    let calls: [Result<(), Status>; 4] = [
-        control().load_pipeline(wire::LoadPipelineRequest::default()).await.map(|_| ()),
-        control().unload_pipeline(wire::UnloadPipelineRequest::default()).await.map(|_| ()),
-        control().pipeline_status_event(chainer::PipelineUpdateStatusMessage::default()).await.map(|_| ()),
-        control().model_status_event(wire::ModelUpdateStatusMessage::default()).await.map(|_| ()),
-    ];
-    for call in calls {
-        let text = refused(call, Code::Unimplemented);
-        assert!(text.contains("not in this version"), "{text}");
-    }
-    let mut pipelines = control().pipeline_status(wire::PipelineStatusRequest::default()).await.unwrap().into_inner();
-    assert_eq!(pipelines.message().await.unwrap(), None);
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use api::inference::grpc_inference_service_client::GrpcInferenceServiceClient;
 use domain::{
     Backend, Endpoint, ExperimentName, Generation, Health, MirrorBackend, ModelName, ModelVersionId, PlacementSet,
-    ReplicaId, ReplicaIndex, RoutableName, Route, ServerName, Time, VersionNumber,
+    ReplicaId, ReplicaIndex, RoutableName, Route, ServerName, Target, Time, VersionNumber,
 };
 use envoy::{Admin, Bootstrap, Envoy, FirstConfiguration};
 use scheduler::envoy::{AccessLog, News, Publisher, Settings, tailor};
@@ -137,8 +137,10 @@ impl World {
     pub fn route(&mut self, name: &str, backends: &[(u32, &PlacementSet, u32)], log_payloads: bool) -> RouteChange {
         let model = ModelName::parse(name).unwrap();
         let backend = |(number, set, weight): &(u32, &PlacementSet, u32)| Backend {
-            version: ModelVersionId { model: model.clone(), number: VersionNumber(*number) },
-            set: (*set).clone(),
+            target: Target::Model {
+                version: ModelVersionId { model: model.clone(), number: VersionNumber(*number) },
+                set: (*set).clone(),
+            },
             weight: *weight,
         };
         self.leads(
@@ -165,13 +167,11 @@ impl World {
             number: VersionNumber(number),
         };
         let backends = candidates.iter().map(|(model, number, set, weight)| Backend {
-            version: version(model, *number),
-            set: (*set).clone(),
+            target: Target::Model { version: version(model, *number), set: (*set).clone() },
             weight: *weight,
         });
         let mirrors = mirror.iter().map(|(model, number, set, percent)| MirrorBackend {
-            version: version(model, *number),
-            set: (*set).clone(),
+            target: Target::Model { version: version(model, *number), set: (*set).clone() },
             percent: *percent,
         });
         self.generation += 1;
@@ -192,7 +192,7 @@ impl World {
             .iter()
             .filter_map(|change| match change {
                 RouteChange::Route { name, generation, .. } => Some((name.clone(), *generation)),
-                RouteChange::Set { .. } | RouteChange::Mesh(_) => None,
+                RouteChange::Set { .. } | RouteChange::Mesh(_) | RouteChange::Gateways(_) => None,
             })
             .collect();
         let publication = self.publisher.apply(changes, self.now);

@@ -9,11 +9,11 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use domain::{
-    Backend, Endpoint, ExperimentName, Generation, Health, MirrorBackend, ModelName, ModelVersionId, PlacementSet,
-    ReplicaId, ReplicaIndex, RoutableName, Route, ServerName, Time, VersionNumber,
+    Backend, Endpoint, ExperimentName, Generation, Health, MirrorBackend, ModelName, ModelVersionId, PipelineName,
+    PlacementSet, ReplicaId, ReplicaIndex, RoutableName, Route, ServerName, Target, Time, VersionNumber,
 };
 use scheduler::envoy::{Publisher, Settings};
-use scheduler_core::RouteChange;
+use scheduler_core::{Address, RouteChange};
 use xds::{Change, Kind};
 
 fn endpoint(index: u32, health: Health) -> Endpoint {
@@ -39,8 +39,10 @@ fn placed(endpoints: &[Endpoint]) -> RouteChange {
 fn route(backends: &[(u32, &[Endpoint], u32)], log_payloads: bool) -> RouteChange {
     let model = ModelName::parse("iris").expect("a name");
     let backend = |(number, endpoints, weight): &(u32, &[Endpoint], u32)| Backend {
-        version: ModelVersionId { model: model.clone(), number: VersionNumber(*number) },
-        set: set(endpoints),
+        target: Target::Model {
+            version: ModelVersionId { model: model.clone(), number: VersionNumber(*number) },
+            set: set(endpoints),
+        },
         weight: *weight,
     };
     let route = Route { backends: backends.iter().map(backend).collect(), mirrors: Vec::new(), log_payloads };
@@ -100,9 +102,11 @@ fn experiment_with_a_mirror() {
         model: ModelName::parse(model).expect("a name"),
         number: VersionNumber(number),
     };
-    let backend =
-        |model, endpoints: &[Endpoint], weight| Backend { version: version(model, 1), set: set(endpoints), weight };
-    let mirror = MirrorBackend { version: version("shadow", 3), set: set(&two), percent: 20 };
+    let backend = |model, endpoints: &[Endpoint], weight| Backend {
+        target: Target::Model { version: version(model, 1), set: set(endpoints) },
+        weight,
+    };
+    let mirror = MirrorBackend { target: Target::Model { version: version("shadow", 3), set: set(&two) }, percent: 20 };
     let split = Route {
         backends: vec![backend("iris", &one, 8), backend("rose", &two, 2)],
         mirrors: vec![mirror],
@@ -111,6 +115,19 @@ fn experiment_with_a_mirror() {
     let name = RoutableName::Experiment(ExperimentName::parse("split").expect("a name"));
     let split = RouteChange::Route { name, generation: Generation(1), route: Some(split) };
     check("experiment", &published(vec![placed(&one), placed(&two), split]));
+}
+
+#[test]
+fn pipelines_and_their_gateways() {
+    let name = PipelineName::parse("ocr").expect("a name");
+    let backends = vec![Backend { target: Target::Pipeline(name.clone()), weight: 100 }];
+    let route = Some(Route { backends, mirrors: Vec::new(), log_payloads: false });
+    let gateway = |host: &str, port| Address { host: host.to_owned(), port };
+    // Their order is no change, and one that Envoy could not be told of costs the others nothing.
+    let gateways = vec![gateway("10.0.0.2", 9010), gateway("10.0.0.1", 9010), gateway("gateway-3", 9010)];
+    let name = RoutableName::Pipeline(name);
+    let changes = vec![RouteChange::Gateways(gateways), RouteChange::Route { name, generation: Generation(1), route }];
+    check("pipeline", &published(changes));
 }
 
 /// The last resort is decided elsewhere: a set of lost replicas comes here as healthy ones, as in `two_replicas`.

@@ -1,6 +1,8 @@
 //! Experiments as declared: `seldon.mlops.scheduler.Experiment` and `domain::Experiment`.
 
-use domain::{Candidate, Experiment, ExperimentName, ExperimentStatus, Mirror, ModelName};
+use domain::{
+    BadName, Candidate, Experiment, ExperimentName, ExperimentStatus, Mirror, ModelName, PipelineName, Subject,
+};
 use messages::scheduler as wire;
 
 use super::{Invalid, model};
@@ -9,30 +11,28 @@ use super::{Invalid, model};
 /// scheduler's.
 pub fn definition(experiment: wire::Experiment) -> Result<Experiment, Invalid> {
     let mut invalid = Invalid::default();
-    if experiment.resource_type() == wire::ResourceType::Pipeline {
-        invalid.add("experiment.resourceType", "experiments over pipelines are not in this version, only over models");
-    }
+    let kind = experiment.resource_type();
     if experiment.candidates.len() > domain::CANDIDATES_MAX {
         let error = domain::BadExperiment::TooMany(experiment.candidates.len());
         return Err(Invalid::one("experiment", error));
     }
-    let mut model = |field: String, name: &str| match ModelName::parse(name) {
-        Ok(name) => Some(name),
+    let mut subject = |field: String, name: &str| match subject(kind, name) {
+        Ok(subject) => Some(subject),
         Err(error) => {
             invalid.add(field, error);
             None
         }
     };
     let default = experiment.default.as_deref().filter(|name| !name.is_empty());
-    let default = default.and_then(|name| model("experiment.default".to_owned(), name));
+    let default = default.and_then(|name| subject("experiment.default".to_owned(), name));
     let mut candidates = Vec::with_capacity(experiment.candidates.len());
     for (index, candidate) in experiment.candidates.iter().enumerate() {
-        let name = model(format!("experiment.candidates[{index}].name"), &candidate.name);
-        candidates.extend(name.map(|model| Candidate { model, weight: candidate.weight }));
+        let subject = subject(format!("experiment.candidates[{index}].name"), &candidate.name);
+        candidates.extend(subject.map(|subject| Candidate { subject, weight: candidate.weight }));
     }
     let mirror = experiment.mirror.as_ref().and_then(|mirror| {
-        let name = model("experiment.mirror.name".to_owned(), &mirror.name);
-        name.map(|model| Mirror { model, percent: mirror.percent })
+        let subject = subject("experiment.mirror.name".to_owned(), &mirror.name);
+        subject.map(|subject| Mirror { subject, percent: mirror.percent })
     });
     let kubernetes = experiment.kubernetes_meta;
     let kubernetes = kubernetes.map(|meta| model::small_kubernetes("experiment.kubernetesMeta", meta)).transpose();
@@ -60,7 +60,7 @@ pub fn definition(experiment: wire::Experiment) -> Result<Experiment, Invalid> {
 #[must_use]
 pub fn wire(experiment: &Experiment) -> wire::Experiment {
     let candidate = |candidate: &Candidate| wire::ExperimentCandidate {
-        name: candidate.model.to_string(),
+        name: candidate.subject.to_string(),
         weight: candidate.weight,
     };
     wire::Experiment {
@@ -70,10 +70,21 @@ pub fn wire(experiment: &Experiment) -> wire::Experiment {
         mirror: experiment
             .mirror
             .as_ref()
-            .map(|mirror| wire::ExperimentMirror { name: mirror.model.to_string(), percent: mirror.percent }),
+            .map(|mirror| wire::ExperimentMirror { name: mirror.subject.to_string(), percent: mirror.percent }),
         config: experiment.sticky_sessions.map(|sticky_sessions| wire::ExperimentConfig { sticky_sessions }),
         kubernetes_meta: experiment.kubernetes.as_ref().map(model::kubernetes_wire),
-        resource_type: wire::ResourceType::Model.into(),
+        resource_type: match experiment.subjects().next() {
+            Some(Subject::Pipeline(_)) => wire::ResourceType::Pipeline.into(),
+            Some(Subject::Model(_)) | None => wire::ResourceType::Model.into(),
+        },
+    }
+}
+
+/// What an experiment of the kind means by a name.
+pub fn subject(kind: wire::ResourceType, name: &str) -> Result<Subject, BadName> {
+    match kind {
+        wire::ResourceType::Model => ModelName::parse(name).map(Subject::Model),
+        wire::ResourceType::Pipeline => PipelineName::parse(name).map(Subject::Pipeline),
     }
 }
 
@@ -111,6 +122,9 @@ mod tests {
     fn an_experiment_comes_out_as_it_went_in() {
         let read = super::definition(experiment()).expect("valid");
         assert_eq!(super::wire(&read), experiment());
+        let pipelines = wire::Experiment { resource_type: wire::ResourceType::Pipeline.into(), ..experiment() };
+        let read = super::definition(pipelines.clone()).expect("valid");
+        assert_eq!(super::wire(&read), pipelines);
     }
 
     #[test]
@@ -119,10 +133,9 @@ mod tests {
         bad.name = "-".into();
         bad.default = Some("A".into());
         bad.candidates[1].name = "b.c".into();
-        bad.resource_type = wire::ResourceType::Pipeline.into();
         bad.mirror = Some(wire::ExperimentMirror { name: String::new(), percent: 1 });
         let error = super::definition(bad).expect_err("invalid").to_string();
-        for field in ["name", "default", "candidates[1].name", "resourceType", "mirror.name"] {
+        for field in ["name", "default", "candidates[1].name", "mirror.name"] {
             assert!(error.contains(&format!("experiment.{field}: ")), "{field} is not in {error}");
         }
         let mut bad = experiment();

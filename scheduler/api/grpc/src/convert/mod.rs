@@ -6,6 +6,7 @@ pub mod model;
 pub mod pipeline;
 pub mod server;
 pub mod status;
+pub mod worker;
 
 use std::fmt;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use domain::{
     BadReference, Batch, Combination, JoinKind, ModelName, Pipeline, PipelineInput, PipelineName, PipelineOutput,
-    Reference, STEPS_MAX, Step, TensorMap,
+    PipelineState, PipelineVersionStatus, Reference, STEPS_MAX, Step, TensorMap,
 };
 use messages::scheduler as wire;
 use prost::Message;
@@ -147,6 +147,48 @@ pub fn wire(pipeline: &Pipeline) -> wire::Pipeline {
         allow_cycles: pipeline.allow_cycles,
         max_step_revisits: pipeline.max_step_revisits,
         partition_factor: pipeline.partition_factor,
+    }
+}
+
+/// The definition of a version, with its number and identity.
+#[must_use]
+pub fn version(pipeline: &Pipeline, number: u32, uid: &str) -> wire::Pipeline {
+    wire::Pipeline { version: number, uid: uid.to_owned(), ..wire(pipeline) }
+}
+
+/// Statuses of versions of one pipeline.
+#[must_use]
+pub fn statuses(name: &PipelineName, versions: &[PipelineVersionStatus]) -> wire::PipelineStatusResponse {
+    let version = |status: &PipelineVersionStatus| {
+        let mut pipeline = version(&status.definition, status.number, &status.uid);
+        pipeline.steps.sort_by(|a, b| a.name.cmp(&b.name));
+        let state = wire::PipelineVersionState {
+            pipeline_version: status.number,
+            status: state(status.state).into(),
+            reason: status.reason.clone(),
+            last_change_timestamp: Some(super::status::timestamp(status.changed_at)),
+            models_ready: status.models_ready,
+            pipeline_gw_status: state(status.gateway_state).into(),
+            pipeline_gw_reason: status.gateway_reason.clone(),
+        };
+        wire::PipelineWithState { pipeline: Some(pipeline), state: Some(state) }
+    };
+    wire::PipelineStatusResponse {
+        pipeline_name: name.to_string(),
+        versions: versions.iter().map(version).collect(),
+        ..wire::PipelineStatusResponse::default()
+    }
+}
+
+fn state(state: PipelineState) -> wire::pipeline_version_state::PipelineStatus {
+    use wire::pipeline_version_state::PipelineStatus as State;
+    match state {
+        PipelineState::Create => State::PipelineCreate,
+        PipelineState::Creating => State::PipelineCreating,
+        PipelineState::Ready => State::PipelineReady,
+        PipelineState::Failed => State::PipelineFailed,
+        PipelineState::Terminating => State::PipelineTerminating,
+        PipelineState::Terminated => State::PipelineTerminated,
     }
 }
 

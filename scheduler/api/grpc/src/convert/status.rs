@@ -43,12 +43,8 @@ fn version(status: &ModelVersionStatus) -> wire::ModelVersionStatus {
             available_replicas: status.available,
             unavailable_replicas: status.unavailable,
             last_change_timestamp: Some(timestamp(status.changed_at)),
-            // There is no model gateway yet: nothing is to be created, and nothing is left to be removed.
-            model_gw_state: match status.deleted {
-                true => wire::model_status::ModelState::ModelTerminated.into(),
-                false => wire::model_status::ModelState::ModelCreate.into(),
-            },
-            model_gw_reason: String::new(),
+            model_gw_state: state(status.gateway_state).into(),
+            model_gw_reason: status.gateway_reason.to_owned(),
         }),
         model_defn: Some(model::wire(&status.definition, status.runtime)),
     }
@@ -136,7 +132,7 @@ fn state(state: ModelState) -> wire::model_status::ModelState {
     }
 }
 
-fn timestamp(time: Time) -> Timestamp {
+pub(super) fn timestamp(time: Time) -> Timestamp {
     let seconds = i64::try_from(time.0 / 1_000).unwrap_or(i64::MAX);
     let nanos = i32::try_from(time.0 % 1_000).unwrap_or(0) * 1_000_000;
     Timestamp { seconds, nanos }

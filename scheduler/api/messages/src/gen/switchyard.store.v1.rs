@@ -108,3 +108,65 @@ pub struct Experiment {
     #[prost(string, repeated, tag = "4")]
     pub former_defaults: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Pipeline {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// A user asked for its removal.
+    #[prost(bool, tag = "2")]
+    pub removed: bool,
+    /// When every worker had let go of it after that; the record stays while it is listed.
+    #[prost(uint64, optional, tag = "3")]
+    pub terminated_at_ms: ::core::option::Option<u64>,
+    #[prost(message, repeated, tag = "4")]
+    pub versions: ::prost::alloc::vec::Vec<PipelineVersion>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PipelineVersion {
+    #[prost(uint32, tag = "1")]
+    pub number: u32,
+    #[prost(string, tag = "2")]
+    pub uid: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "3")]
+    pub definition: ::core::option::Option<crate::scheduler::Pipeline>,
+    #[prost(uint64, tag = "4")]
+    pub declared_at_ms: u64,
+    /// Since when new entries ran under it; absent: never yet.
+    #[prost(uint64, optional, tag = "5")]
+    pub active_since_ms: ::core::option::Option<u64>,
+    #[prost(bool, tag = "6")]
+    pub active: bool,
+    /// When a newer version took its entries over.
+    #[prost(uint64, optional, tag = "7")]
+    pub retired_at_ms: ::core::option::Option<u64>,
+}
+/// The workers of one role.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Workforce {
+    /// Wire number of switchyard.worker.v1.Role.
+    #[prost(int32, tag = "1")]
+    pub role: i32,
+    #[prost(message, repeated, tag = "2")]
+    pub gateways: ::prost::alloc::vec::Vec<Gateway>,
+    #[prost(message, repeated, tag = "3")]
+    pub shards: ::prost::alloc::vec::Vec<Holding>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Gateway {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub host: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "3")]
+    pub port: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Holding {
+    #[prost(uint32, tag = "1")]
+    pub partition: u32,
+    /// Empty: nobody.
+    #[prost(string, tag = "2")]
+    pub owner: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub epoch: u64,
+}
