@@ -18,7 +18,7 @@ pub(crate) enum Error {
         #[source]
         cause: io::Error,
     },
-    #[error("{} violations\n{}", .0.len(), .0.iter().map(|violation| format!("  {violation}")).collect::<Vec<_>>().join("\n"))]
+    #[error("{}\n{}", counted(.0.len()), .0.iter().map(|violation| format!("  {violation}")).collect::<Vec<_>>().join("\n"))]
     Violations(Vec<Violation>),
     #[error("{found} {name} is no {wanted}: remove it from this file, or use the verb for files of all kinds")]
     OtherKind { found: Kind, name: String, wanted: Kind },
@@ -158,6 +158,10 @@ fn beside(mut model: crds::Model, folder: &Path) -> Result<crds::Model, Error> {
     let not_text = |_| missing(io::Error::new(io::ErrorKind::InvalidFilename, "its path is not UTF-8"));
     model.spec.storage_uri = text.map_err(not_text)?;
     Ok(model)
+}
+
+fn counted(violations: usize) -> String {
+    if violations == 1 { "1 violation".to_owned() } else { format!("{violations} violations") }
 }
 
 #[cfg(test)]
