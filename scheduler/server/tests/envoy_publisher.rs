@@ -124,8 +124,10 @@ fn first_publication_is_whole_and_later_ones_are_changes() {
         content,
         [
             "Cluster mesh-shared",
+            "Cluster pipeline-gateways",
             &format!("Cluster {cluster}"),
             "Endpoints mesh-shared",
+            "Endpoints pipeline-gateways",
             &format!("Endpoints {cluster}"),
             "Listener http",
             "ScopedRoute .mesh",
