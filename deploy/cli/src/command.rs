@@ -27,21 +27,25 @@ pub(crate) enum Verb {
     Up(Box<up::Flags>),
     /// Load, inspect and call models.
     Model(verb::model::Group),
-    /// Split traffic over models.
+    /// Load, inspect and call pipelines.
+    Pipeline(verb::pipeline::Group),
+    /// Split traffic over models or pipelines.
     Experiment(verb::experiment::Group),
     /// Inspect and scale servers.
     Server(verb::server::Group),
     /// Declare everything that a file has.
-    #[command(after_help = "Documents may be models, experiments and servers.
+    #[command(after_help = "Documents may be models, pipelines, experiments and servers.
 
 Example:
   switchyard load -f everything.yaml --wait")]
     Load(verb::file::Load),
     /// Remove everything that a file has.
-    #[command(after_help = "Experiments stop first, then models are unloaded; servers are asked to have no replicas.
+    #[command(
+        after_help = "Experiments stop first, then pipelines and models are unloaded; servers are asked to have no replicas.
 
 Example:
-  switchyard unload -f everything.yaml --wait")]
+  switchyard unload -f everything.yaml --wait"
+    )]
     Unload(verb::file::Unload),
     /// Show the state of everything that a file has.
     #[command(after_help = "Example:\n  switchyard status -f everything.yaml --wait")]

@@ -36,6 +36,7 @@ pub(crate) enum Error {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
     Experiment,
+    Pipeline,
     Model,
     Server,
 }
@@ -44,6 +45,7 @@ impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Kind::Experiment => "experiment",
+            Kind::Pipeline => "pipeline",
             Kind::Model => "model",
             Kind::Server => "server",
         })
@@ -67,6 +69,7 @@ impl fmt::Display for Named {
 #[derive(Clone, Debug)]
 pub(crate) enum Resource {
     Experiment(Box<wire::Experiment>),
+    Pipeline(Box<wire::Pipeline>),
     Model(Box<wire::Model>),
     Server(wire::ServerNotify),
 }
@@ -118,6 +121,7 @@ fn named(manifest: &Manifest) -> Named {
     let kind = match manifest {
         Manifest::Model(_) => Kind::Model,
         Manifest::Server(_) => Kind::Server,
+        Manifest::Pipeline(_) => Kind::Pipeline,
         Manifest::Experiment(_) => Kind::Experiment,
     };
     Named { kind, name: manifest.name().to_owned() }
@@ -129,6 +133,7 @@ fn resource(manifest: Manifest, folder: &Path) -> Result<Resource, Error> {
     Ok(match manifest {
         Manifest::Model(model) => Resource::Model(Box::new(beside(*model, folder)?.to_wire().map_err(faulty)?)),
         Manifest::Server(server) => Resource::Server(server.to_wire().map_err(faulty)?),
+        Manifest::Pipeline(pipeline) => Resource::Pipeline(Box::new(pipeline.to_wire().map_err(faulty)?)),
         Manifest::Experiment(experiment) => Resource::Experiment(Box::new(experiment.to_wire().map_err(faulty)?)),
     })
 }

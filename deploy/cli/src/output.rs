@@ -3,6 +3,7 @@
 
 pub(crate) mod experiment;
 pub(crate) mod json;
+pub(crate) mod pipeline;
 pub(crate) mod request;
 pub(crate) mod status;
 pub(crate) mod table;

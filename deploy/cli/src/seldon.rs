@@ -1,5 +1,5 @@
 //! The compatible command line: what the program is when it is called as `seldon`. Its verbs are those of `verb`; here
-//! are its flags, its guard and its way of ending. Pipelines come with a later version.
+//! are its flags, its guard and its way of ending.
 //!
 //! Invariants: the exit status is 0 or 255; an error is one `Error: …` on standard error; without `--force` nothing is
 //! written to a scheduler.
@@ -14,11 +14,12 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser as _};
 
 use crate::command::variable;
+use crate::manifest::Kind;
 use crate::output::{self, Output};
 use crate::voice::{Voice, compatible};
 use crate::{block_on, failure, verb};
 
-use command::{Cli, Pipeline, Verb};
+use command::{Cli, Verb};
 
 /// The exit status of every error: the compatible program ends with -1.
 const FAILED: u8 = 255;
@@ -30,12 +31,12 @@ const WARNING: &str = "Warning: this goes to the scheduler directly, so Kubernet
 /// What only this command line refuses.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    #[error("pipelines are not in this version: `pipeline {0}` does nothing")]
-    NoPipelines(&'static str),
+    #[error("`pipeline inspect` is not in this version yet")]
+    NoInspection,
     #[error("{FORCE} is {text:?}: it must be true or false")]
     Force { text: String },
-    #[error("{text:?} (--wait) is no state of a model: it must be one of {}", .known.join(", "))]
-    State { text: String, known: Vec<&'static str> },
+    #[error("{text:?} (--wait) is no state of a {kind}: it must be one of {}", .known.join(", "))]
+    State { kind: Kind, text: String, known: Vec<&'static str> },
 }
 
 /// Runs the command line `arguments` (the first one is the program's name).
@@ -79,15 +80,7 @@ fn run(verb: Verb) -> Result<(), failure::Error> {
         Verb::Model(group) => block_on(control::model(group.verb, output)),
         Verb::Experiment(group) => block_on(control::experiment(group.verb, output)),
         Verb::Server(group) => block_on(control::server(group.verb, output)),
-        Verb::Pipeline(group) => Err(Error::NoPipelines(match group.verb {
-            Pipeline::Load(_) => "load",
-            Pipeline::Unload(_) => "unload",
-            Pipeline::Status(_) => "status",
-            Pipeline::List(_) => "list",
-            Pipeline::Infer(_) => "infer",
-            Pipeline::Inspect(_) => "inspect",
-        })
-        .into()),
+        Verb::Pipeline(group) => block_on(control::pipeline(group.verb, output)),
         Verb::Config(group) => verb::config::run(group.verb.into(), Voice::Seldon { verbose: false }, output),
         Verb::Completion(flags) => {
             let mut command = Cli::command();
@@ -154,6 +147,10 @@ mod tests {
         let write = format!("file-path/f! force=false {control}");
         let by_name = format!("NAME file-path/f force=false {control}");
         let infer = "inference-host";
+        let calls = format!(
+            "NAME! DATA file-path/f= inference-mode=rest {infer} iterations/i=1 seconds/t=0 sticky-session/s=false \
+             show-headers=false header show-request/r=false show-response/o=true authority="
+        );
         let expected = [
             ("load", write.clone()),
             ("unload", write.clone()),
@@ -163,13 +160,13 @@ mod tests {
             ("model status", format!("NAME! wait/w= timeout-secs/t=5 {control}")),
             ("model list", control.to_owned()),
             ("model metadata", format!("NAME! {infer} authority=")),
-            (
-                "model infer",
-                format!(
-                    "NAME! DATA file-path/f= inference-mode=rest {infer} iterations/i=1 seconds/t=0 sticky-session/s=false \
-                     show-headers=false header show-request/r=false show-response/o=true authority="
-                ),
-            ),
+            ("model infer", calls.clone()),
+            ("pipeline load", write.clone()),
+            ("pipeline unload", by_name.clone()),
+            ("pipeline status", format!("NAME! wait/w= timeout-secs/t=5 {control}")),
+            ("pipeline list", control.to_owned()),
+            ("pipeline infer", calls),
+            ("pipeline inspect", String::new()),
             ("experiment start", write),
             ("experiment stop", by_name),
             ("experiment status", format!("NAME! wait/w=false timeout-secs/t=5 {control}")),
@@ -181,12 +178,6 @@ mod tests {
             ("config activate", "KEY!".to_owned()),
             ("config deactivate", "KEY!".to_owned()),
             ("config remove", "KEY!".to_owned()),
-            ("pipeline load", String::new()),
-            ("pipeline unload", String::new()),
-            ("pipeline status", String::new()),
-            ("pipeline list", String::new()),
-            ("pipeline infer", String::new()),
-            ("pipeline inspect", String::new()),
             ("completion", "SHELL!".to_owned()),
         ];
         let mut root = Cli::command();

@@ -6,13 +6,14 @@ pub(crate) mod experiment;
 pub(crate) mod file;
 pub(crate) mod infer;
 pub(crate) mod model;
+pub(crate) mod pipeline;
 pub(crate) mod server;
 pub(crate) mod status;
 pub(crate) mod store;
 
 use std::time::Duration;
 
-use domain::{BadName, ExperimentName, ModelName, ServerName};
+use domain::{BadName, ExperimentName, ModelName, PipelineName, ServerName};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::manifest::{Kind, Named};
@@ -60,6 +61,7 @@ impl Named {
         match kind {
             Kind::Model => ModelName::parse(&name).map(drop),
             Kind::Experiment => ExperimentName::parse(&name).map(drop),
+            Kind::Pipeline => PipelineName::parse(&name).map(drop),
             Kind::Server => ServerName::parse(&name).map(drop),
         }?;
         Ok(Named { kind, name })

@@ -62,6 +62,7 @@ pub(crate) fn compatible(error: &Error) -> String {
             let kind = match what.kind {
                 Kind::Model => "Model",
                 Kind::Experiment => "Experiment",
+                Kind::Pipeline => "Pipeline",
                 Kind::Server => "Server",
             };
             format!("{kind} wait status timeout: {last}")

@@ -2,6 +2,7 @@
 
 use messages::scheduler as wire;
 use wire::model_status::ModelState;
+use wire::pipeline_version_state::PipelineStatus as PipelineState;
 
 use crate::manifest::Named;
 use crate::output::status::model_state;
@@ -94,6 +95,60 @@ pub(crate) fn in_state(wanted: ModelState, status: &wire::ModelStatusResponse) -
     }
 }
 
+/// The latest version in the status of a pipeline.
+pub(crate) fn latest_pipeline(status: &wire::PipelineStatusResponse) -> Option<&wire::PipelineVersionState> {
+    let states = status.versions.iter().filter_map(|version| version.state.as_ref());
+    states.max_by_key(|state| state.pipeline_version)
+}
+
+/// Whether version `wanted` of a pipeline, or a newer one, takes requests. One without workers is waited for, since they
+/// may come; one that all of them refused is not, although the scheduler will ask them again.
+pub(crate) fn pipeline_ready(wanted: u32, status: Option<&wire::PipelineStatusResponse>) -> Verdict {
+    let Some(status) = status else { return Verdict::Failed("it has been unloaded".to_owned()) };
+    let Some(state) = latest_pipeline(status).filter(|state| state.pipeline_version >= wanted) else {
+        return Verdict::Waiting(format!("version {wanted} is not known yet"));
+    };
+    let text = describe_pipeline(state);
+    match (state.status(), state.pipeline_gw_status()) {
+        (PipelineState::PipelineReady, PipelineState::PipelineReady) => Verdict::Done(text),
+        (PipelineState::PipelineFailed, _) | (_, PipelineState::PipelineFailed) => Verdict::Failed(text),
+        (PipelineState::PipelineTerminating | PipelineState::PipelineTerminated, _) => {
+            Verdict::Failed(format!("it is being unloaded: {text}"))
+        }
+        _ => Verdict::Waiting(text),
+    }
+}
+
+/// Whether the latest version of a pipeline is in a state on the engines' side.
+pub(crate) fn pipeline_in_state(wanted: PipelineState, status: &wire::PipelineStatusResponse) -> Verdict {
+    let Some(state) = latest_pipeline(status) else { return Verdict::Waiting("no version is known yet".to_owned()) };
+    let text = describe_pipeline(state);
+    if state.status() == wanted { Verdict::Done(text) } else { Verdict::Waiting(text) }
+}
+
+/// Whether a pipeline is gone; `None` = the scheduler does not know it (any more).
+pub(crate) fn pipeline_gone(status: Option<&wire::PipelineStatusResponse>) -> Verdict {
+    match status.and_then(latest_pipeline) {
+        None => Verdict::Done("unloaded".to_owned()),
+        Some(state) => match state.status() {
+            PipelineState::PipelineTerminated => Verdict::Done("unloaded".to_owned()),
+            PipelineState::PipelineTerminating => Verdict::Waiting(describe_pipeline(state)),
+            _ => Verdict::Failed(format!("it has been loaded again: {}", describe_pipeline(state))),
+        },
+    }
+}
+
+/// A version of a pipeline in one line.
+pub(crate) fn describe_pipeline(state: &wire::PipelineVersionState) -> String {
+    let names = [state.status().as_str_name(), state.pipeline_gw_status().as_str_name()];
+    let reasons = [&state.reason, &state.pipeline_gw_reason].into_iter().filter(|reason| !reason.is_empty());
+    let reasons: Vec<&str> = reasons.map(String::as_str).collect();
+    let why = if reasons.is_empty() { String::new() } else { format!(": {}", reasons.join("; ")) };
+    let models = if state.models_ready { "" } else { ", not all of its models are ready" };
+    let version = state.pipeline_version;
+    one_line(&format!("version {version} is {} (gateways: {}){models}{why}", names[0], names[1]))
+}
+
 /// Whether traffic is split as an experiment says. One without its candidates is waited for, since they may come.
 pub(crate) fn active(status: &wire::ExperimentStatusResponse) -> Verdict {
     let is = if status.active { "active" } else { "not active" };
@@ -116,8 +171,12 @@ pub(crate) fn describe(version: &wire::ModelVersionStatus) -> String {
 mod tests {
     use messages::scheduler as wire;
     use wire::model_status::ModelState;
+    use wire::pipeline_version_state::PipelineStatus as PipelineState;
 
-    use super::{Verdict, active, in_state, loaded, scaled, takes_requests, unloaded};
+    use super::{
+        Verdict, active, in_state, loaded, pipeline_gone, pipeline_in_state, pipeline_ready, scaled, takes_requests,
+        unloaded,
+    };
 
     /// A model whose version `number` has this state, and whose older version still serves.
     fn status(number: u32, state: i32, deleted: bool) -> wire::ModelStatusResponse {
@@ -214,6 +273,52 @@ mod tests {
         };
         assert_eq!(active(&status(true, "")), Verdict::Done("active".to_owned()));
         assert_eq!(active(&status(false, "no a")), Verdict::Waiting("not active: no a".to_owned()));
+    }
+
+    /// A pipeline whose version `number` has these states with the engines and the gateways.
+    fn pipeline(number: u32, engines: PipelineState, gateways: PipelineState) -> wire::PipelineStatusResponse {
+        let state = wire::PipelineVersionState {
+            pipeline_version: number,
+            status: engines.into(),
+            pipeline_gw_status: gateways.into(),
+            reason: "why".to_owned(),
+            models_ready: true,
+            ..Default::default()
+        };
+        let versions = vec![wire::PipelineWithState { state: Some(state), ..Default::default() }];
+        wire::PipelineStatusResponse { pipeline_name: "p".to_owned(), versions, ..Default::default() }
+    }
+
+    #[test]
+    fn a_pipeline_is_waited_for_until_both_sides_have_it_or_one_refuses() {
+        let (create, ready, failed) =
+            (PipelineState::PipelineCreate, PipelineState::PipelineReady, PipelineState::PipelineFailed);
+        let verdict = |engines, gateways| pipeline_ready(3, Some(&pipeline(3, engines, gateways)));
+        assert!(matches!(verdict(ready, ready), Verdict::Done(_)));
+        assert!(matches!(verdict(ready, create), Verdict::Waiting(_)));
+        assert!(matches!(verdict(create, ready), Verdict::Waiting(text) if text.contains("why")));
+        assert!(matches!(verdict(failed, create), Verdict::Failed(text) if text.contains("why")));
+        assert!(matches!(verdict(ready, failed), Verdict::Failed(_)));
+        assert!(matches!(verdict(PipelineState::PipelineTerminating, ready), Verdict::Failed(_)));
+        assert!(matches!(pipeline_ready(4, Some(&pipeline(3, ready, ready))), Verdict::Waiting(_)));
+        assert!(matches!(pipeline_ready(0, None), Verdict::Failed(_)));
+    }
+
+    #[test]
+    fn a_state_of_a_pipeline_is_that_of_its_engines() {
+        let (create, ready) = (PipelineState::PipelineCreate, PipelineState::PipelineReady);
+        assert!(matches!(pipeline_in_state(ready, &pipeline(1, ready, create)), Verdict::Done(_)));
+        assert!(matches!(pipeline_in_state(ready, &pipeline(1, create, ready)), Verdict::Waiting(_)));
+        assert!(matches!(pipeline_in_state(ready, &wire::PipelineStatusResponse::default()), Verdict::Waiting(_)));
+    }
+
+    #[test]
+    fn a_pipeline_is_gone_when_its_last_version_is() {
+        let verdict = |state| pipeline_gone(Some(&pipeline(1, state, state)));
+        assert!(matches!(verdict(PipelineState::PipelineTerminated), Verdict::Done(_)));
+        assert!(matches!(verdict(PipelineState::PipelineTerminating), Verdict::Waiting(_)));
+        assert!(matches!(verdict(PipelineState::PipelineReady), Verdict::Failed(_)));
+        assert!(matches!(pipeline_gone(None), Verdict::Done(_)));
     }
 
     #[test]

@@ -110,9 +110,9 @@ fn a_manifest_can_come_from_standard_input() {
         child.stdin.take().expect("a pipe").write_all(text.as_bytes()).expect("it reads");
         said(&child.wait_with_output().expect("it ends"))
     };
-    let (code, _, err) = load("kind: Pipeline");
+    let (code, _, err) = load("kind: SeldonRuntime");
     assert_eq!(code, Some(1));
-    assert!(err.contains("standard input:1: kind: kind Pipeline is not in this version yet"), "{err}");
+    assert!(err.contains("standard input:1: kind: kind SeldonRuntime is not in this version yet"), "{err}");
     let good = std::fs::read_to_string(folder.path().join("iris.yaml")).expect("text");
     assert!(load(&good).2.contains("cannot connect"));
 }

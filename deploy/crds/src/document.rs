@@ -81,10 +81,13 @@ impl Document<'_> {
         })
     }
 
-    /// The line, in the whole text, of the key or item at `path`.
+    /// The line, in the whole text, of the key or item at `path`, or of what it would be in when it is missing.
     pub(crate) fn line_of(&self, path: &Path) -> Option<usize> {
-        let error = Probe(&path.0).deserialize(serde_yaml_ng::Deserializer::from_str(self.text)).err()?;
-        error.location().map(|location| self.first_line + location.line().saturating_sub(1))
+        (0..=path.0.len()).rev().find_map(|length| {
+            let probe = Probe(path.0.get(..length)?);
+            let error = probe.deserialize(serde_yaml_ng::Deserializer::from_str(self.text)).err()?;
+            error.location().map(|location| self.first_line + location.line().saturating_sub(1))
+        })
     }
 }
 

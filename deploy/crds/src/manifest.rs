@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use crate::document::{Document, MAX_TEXT, split};
 use crate::experiment::{self, Experiment};
 use crate::model::{self, Model};
+use crate::pipeline::{self, Pipeline};
 use crate::server::{self, Server};
 use crate::shape::{Field, Shape, kind, optional, required};
 use crate::violation::{Fault, Path, Problem, Violation, like};
@@ -22,9 +23,9 @@ const MAX_VIOLATIONS: usize = 50;
 /// Most documents in one text.
 const MAX_DOCUMENTS: usize = 50_000;
 /// Kinds that are read.
-const KINDS: [&str; 3] = ["Model", "Server", "Experiment"];
+const KINDS: [&str; 4] = ["Model", "Server", "Pipeline", "Experiment"];
 /// Kinds of the API that come later.
-const LATER_KINDS: [&str; 4] = ["Pipeline", "ServerConfig", "SeldonConfig", "SeldonRuntime"];
+const LATER_KINDS: [&str; 3] = ["ServerConfig", "SeldonConfig", "SeldonRuntime"];
 
 /// One resource.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,6 +34,8 @@ pub enum Manifest {
     Model(Box<Model>),
     /// A server.
     Server(Box<Server>),
+    /// A pipeline.
+    Pipeline(Box<Pipeline>),
     /// An experiment.
     Experiment(Box<Experiment>),
 }
@@ -65,6 +68,7 @@ impl Manifest {
         match self {
             Manifest::Model(_) => "Model",
             Manifest::Server(_) => "Server",
+            Manifest::Pipeline(_) => "Pipeline",
             Manifest::Experiment(_) => "Experiment",
         }
     }
@@ -75,6 +79,7 @@ impl Manifest {
         match self {
             Manifest::Model(model) => &model.metadata.name,
             Manifest::Server(server) => &server.metadata.name,
+            Manifest::Pipeline(pipeline) => &pipeline.metadata.name,
             Manifest::Experiment(experiment) => &experiment.metadata.name,
         }
     }
@@ -170,6 +175,7 @@ fn resource(value: Value) -> Result<Manifest, Vec<Fault>> {
     let shape = match name.as_str() {
         "Model" => &model::SHAPE,
         "Server" => &server::SHAPE,
+        "Pipeline" => &pipeline::SHAPE,
         "Experiment" => &experiment::SHAPE,
         _ => {
             if fields.get("kind").is_some_and(Value::is_string) {
@@ -198,6 +204,10 @@ fn resource(value: Value) -> Result<Manifest, Vec<Fault>> {
         "Model" => take(&mut fields, "spec").and_then(|spec| {
             let model = Model { metadata: metadata?, spec };
             Ok((model.to_wire().err(), Manifest::Model(Box::new(model))))
+        }),
+        "Pipeline" => take(&mut fields, "spec").and_then(|spec| {
+            let pipeline = Pipeline { metadata: metadata?, spec };
+            Ok((pipeline.to_wire().err(), Manifest::Pipeline(Box::new(pipeline))))
         }),
         "Experiment" => take(&mut fields, "spec").and_then(|spec| {
             let experiment = Experiment { metadata: metadata?, spec };

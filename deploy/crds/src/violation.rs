@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use domain::{BadExperiment, BadName};
+use domain::{BadExperiment, BadName, BadPipeline, BadReference};
 
 use crate::{quantity::BadQuantity, scaling::BadScaling};
 
@@ -119,7 +119,7 @@ pub enum Problem {
         like: Option<&'static str>,
     },
     /// A kind of the API that is not served yet.
-    #[error("kind {name} is not in this version yet: use Model, Server or Experiment")]
+    #[error("kind {name} is not in this version yet: use Model, Server, Pipeline or Experiment")]
     NotYet {
         /// As written.
         name: String,
@@ -136,6 +136,12 @@ pub enum Problem {
     /// An experiment that cannot be.
     #[error(transparent)]
     Experiment(BadExperiment),
+    /// A pipeline that cannot be.
+    #[error(transparent)]
+    Pipeline(#[from] BadPipeline),
+    /// A reference of a pipeline that says nothing.
+    #[error(transparent)]
+    Reference(#[from] BadReference),
     /// Two fields of which one resource can have one only.
     #[error("{0} and {1} exclude each other: a model has one of them or none")]
     Exclusive(&'static str, &'static str),

@@ -124,12 +124,63 @@ fn other_fields_must_make_sense() {
 
 #[test]
 fn kinds_of_later_versions_are_recognised() {
-    for kind in ["Pipeline", "SeldonRuntime"] {
+    for kind in ["ServerConfig", "SeldonRuntime"] {
         let text = HEAD.replace("Model", kind);
         assert_eq!(
             said(&text),
-            [format!("x.yaml:2: kind: kind {kind} is not in this version yet: use Model, Server or Experiment")]
+            [format!(
+                "x.yaml:2: kind: kind {kind} is not in this version yet: use Model, Server, Pipeline or Experiment"
+            )]
         );
+    }
+}
+
+#[test]
+fn pipelines_that_cannot_be_are_refused_at_the_field_to_change() {
+    let head = HEAD.replace("Model", "Pipeline");
+    for (spec, expected) in [
+        ("{}", r#"x.yaml:4: spec: required field "steps" is missing"#),
+        ("{steps: []}", "x.yaml:4: spec.steps: steps: at least one is needed"),
+        (
+            "{steps: [{name: a, inptus: [b]}]}",
+            r#"x.yaml:4: spec.steps[0].inptus: unknown field "inptus", did you mean "inputs"?"#,
+        ),
+        ("{steps: [{name: a_b}]}", r#"x.yaml:4: spec.steps[0].name: model name "a_b" must match"#),
+        ("{steps: [{name: iris}]}", "x.yaml:4: spec.steps: steps: iris has the name of the pipeline"),
+        ("{steps: [{name: a}, {name: a}]}", "x.yaml:4: spec.steps: steps: a is there more than once"),
+        ("{steps: [{name: a, inputs: ['']}]}", r#"x.yaml:4: spec.steps[0].inputs[0]: "" is no reference: it is blank"#),
+        ("{steps: [{name: a, inputs: [a.foo]}]}", r#"x.yaml:4: spec.steps[0].inputs[0]: "a.foo" is no reference"#),
+        (
+            "{steps: [{name: a}, {name: b, inputs: [c]}]}",
+            "x.yaml:4: spec.steps[1].inputs: steps.b.inputs: c.outputs names",
+        ),
+        (
+            "{steps: [{name: a, triggers: [c]}]}",
+            "x.yaml:4: spec.steps[0].triggers: steps.a.triggers: c.outputs names no",
+        ),
+        ("{steps: [{name: a, inputs: [a]}]}", "x.yaml:4: spec.steps: steps: a → a is a cycle; set allowCycles"),
+        (
+            "{steps: [{name: a}], output: {steps: [b]}}",
+            "x.yaml:4: spec.output.steps: output.steps: b.outputs names no step",
+        ),
+        ("{steps: [{name: a}], input: {}}", "x.yaml:4: spec.input.externalInputs: input.externalInputs: at least one"),
+        (
+            "{steps: [{name: a}], input: {externalInputs: [q.step.s.foo]}}",
+            r#"x.yaml:4: spec.input.externalInputs[0]: "q.step.s.foo" is no reference"#,
+        ),
+        (
+            "{steps: [{name: a, tensorMap: {a.outputs: x}}]}",
+            "x.yaml:4: spec.steps[0].tensorMap: steps.a.tensorMap: a.outputs names no tensor",
+        ),
+        (
+            "{steps: [{name: a, inputsJoinType: left}]}",
+            r#"x.yaml:4: spec.steps[0].inputsJoinType: must be inner or outer or any, but it is "left""#,
+        ),
+        ("{steps: [{name: a, joinWindowMs: -1}]}", "x.yaml:4: spec.steps[0].joinWindowMs: must be between 0 and"),
+        ("{steps: [{name: a}], partitionFactor: 0}", "x.yaml:4: spec.partitionFactor: partitionFactor: 0 leaves no"),
+    ] {
+        let said = said(&head.replace("spec:\n", &format!("spec: {spec}\n")));
+        assert!(said.len() == 1 && said[0].starts_with(expected), "{spec}: {said:?}");
     }
 }
 

@@ -16,6 +16,9 @@ fn check(name: &str) {
             Manifest::Experiment(experiment) => {
                 writeln!(wire, "{:#?}", experiment.to_wire().expect("the invariant of parse"))
             }
+            Manifest::Pipeline(pipeline) => {
+                writeln!(wire, "{:#?}", pipeline.to_wire().expect("the invariant of parse"))
+            }
             Manifest::Server(server) => writeln!(wire, "{:#?}", server.to_wire().expect("the invariant of parse")),
         }
         .expect("a string takes any text");
@@ -53,8 +56,13 @@ fn an_experiment_tells_who_answers_and_what_its_candidates_are() {
 }
 
 #[test]
+fn pipelines_of_every_shape_are_sent_as_they_are_written() {
+    check("pipelines");
+}
+
+#[test]
 fn a_spec_that_is_written_and_read_again_is_the_same() {
-    for name in ["model-full", "servers", "experiments"] {
+    for name in ["model-full", "servers", "experiments", "pipelines"] {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
         let text = std::fs::read_to_string(folder.join(format!("{name}.yaml"))).expect("the manifest");
         for manifest in parse(&text, name).expect("a good manifest") {
@@ -62,6 +70,9 @@ fn a_spec_that_is_written_and_read_again_is_the_same() {
                 Manifest::Model(model) => (serde_json::to_value(&model.metadata), serde_json::to_value(&model.spec)),
                 Manifest::Experiment(experiment) => {
                     (serde_json::to_value(&experiment.metadata), serde_json::to_value(&experiment.spec))
+                }
+                Manifest::Pipeline(pipeline) => {
+                    (serde_json::to_value(&pipeline.metadata), serde_json::to_value(&pipeline.spec))
                 }
                 Manifest::Server(server) => {
                     (serde_json::to_value(&server.metadata), serde_json::to_value(&server.spec))

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{BadReference, KubernetesMeta, ModelName, Origin, PipelineName, Reference};
+use crate::{KubernetesMeta, ModelName, Origin, PipelineName, Reference};
 
 /// Most steps of one pipeline.
 pub const STEPS_MAX: usize = 1_000;
@@ -127,9 +127,6 @@ pub enum BadPipeline {
     /// References could not tell them apart.
     #[error("steps: {0} has the name of the pipeline")]
     StepNamedAsPipeline(ModelName),
-    /// A reference that says nothing.
-    #[error("{0}: {1}")]
-    Reference(String, BadReference),
     /// Nobody of that name.
     #[error("{field}: {reference} names no step; the steps are {steps}")]
     UnknownStep {

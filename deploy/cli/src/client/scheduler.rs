@@ -135,6 +135,48 @@ impl Scheduler {
         Ok(statuses)
     }
 
+    pub(crate) async fn load_pipeline(&mut self, pipeline: wire::Pipeline) -> Result<(), Error> {
+        let name = pipeline.name.clone();
+        let answer = self.client.load_pipeline(timed(wire::LoadPipelineRequest { pipeline: Some(pipeline) })).await;
+        answer.map(drop).map_err(|status| refused(format!("load pipeline {name}"), &self.address, &status))
+    }
+
+    pub(crate) async fn unload_pipeline(&mut self, name: &str) -> Result<(), Error> {
+        let answer = self.client.unload_pipeline(timed(wire::UnloadPipelineRequest { name: name.to_owned() })).await;
+        answer.map(drop).map_err(|status| refused(format!("unload pipeline {name}"), &self.address, &status))
+    }
+
+    /// The statuses of all pipelines, or of one, sorted by name.
+    pub(crate) async fn pipeline_statuses(
+        &mut self,
+        name: Option<&str>,
+        all_versions: bool,
+    ) -> Result<Vec<wire::PipelineStatusResponse>, Error> {
+        let request = wire::PipelineStatusRequest {
+            subscriber_name: SUBSCRIBER.to_owned(),
+            name: name.map(str::to_owned),
+            all_versions,
+        };
+        let call = || name.map_or_else(|| "list pipelines".to_owned(), |name| format!("status of pipeline {name}"));
+        let failed = |status| refused(call(), &self.address, &status);
+        let mut stream = self.client.pipeline_status(timed(request)).await.map_err(failed)?.into_inner();
+        let mut statuses = Vec::new();
+        while let Some(status) = stream.message().await.map_err(failed)? {
+            statuses.push(status);
+        }
+        statuses.sort_by(|a: &wire::PipelineStatusResponse, b| a.pipeline_name.cmp(&b.pipeline_name));
+        Ok(statuses)
+    }
+
+    /// The status of one pipeline; `None` when the scheduler does not know it.
+    pub(crate) async fn pipeline_status(&mut self, name: &str) -> Result<Option<wire::PipelineStatusResponse>, Error> {
+        match self.pipeline_statuses(Some(name), false).await {
+            Ok(statuses) => Ok(statuses.into_iter().next()),
+            Err(error) if error.is_unknown() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Says how large a server should be.
     pub(crate) async fn notify_server(&mut self, server: wire::ServerNotify) -> Result<(), Error> {
         let name = server.name.clone();

@@ -4,6 +4,7 @@ use messages::scheduler as wire;
 
 use super::as_json;
 use super::experiment::Experiment;
+use super::pipeline::Pipeline;
 use super::status::Model;
 use crate::client::scheduler::SUBSCRIBER;
 use crate::manifest::{Kind, Named, Resource};
@@ -15,6 +16,7 @@ pub(crate) fn declare(resource: &Resource) -> String {
         Resource::Experiment(experiment) => {
             format!(r#"{{"experiment":{}}}"#, as_json(&Experiment::from(experiment.as_ref())))
         }
+        Resource::Pipeline(pipeline) => format!(r#"{{"pipeline":{}}}"#, as_json(&Pipeline::from(pipeline.as_ref()))),
         Resource::Server(server) => format!(r#"{{"servers":[{}]}}"#, notify(server)),
     }
 }
@@ -24,7 +26,7 @@ pub(crate) fn remove(resource: &Named) -> String {
     let name = as_json(&resource.name);
     match resource.kind {
         Kind::Model => format!(r#"{{"model":{{"name":{name}}}}}"#),
-        Kind::Experiment => format!(r#"{{"name":{name}}}"#),
+        Kind::Experiment | Kind::Pipeline => format!(r#"{{"name":{name}}}"#),
         Kind::Server => format!(r#"{{"servers":[{{"name":{name}}}]}}"#),
     }
 }
@@ -34,7 +36,9 @@ pub(crate) fn status(resource: &Named) -> String {
     let (subscriber, name) = (as_json(&SUBSCRIBER), as_json(&resource.name));
     match resource.kind {
         Kind::Model => format!(r#"{{"subscriberName":{subscriber},"model":{{"name":{name}}}}}"#),
-        Kind::Experiment | Kind::Server => format!(r#"{{"subscriberName":{subscriber},"name":{name}}}"#),
+        Kind::Experiment | Kind::Pipeline | Kind::Server => {
+            format!(r#"{{"subscriberName":{subscriber},"name":{name}}}"#)
+        }
     }
 }
 

@@ -29,7 +29,7 @@ pub(super) enum Verb {
     Status(StatusFile),
     /// Models
     Model(Group<Model>),
-    /// Pipelines; not in this version
+    /// Pipelines
     Pipeline(Group<Pipeline>),
     /// Experiments
     Experiment(Group<Experiment>),
@@ -54,7 +54,7 @@ pub(super) enum Model {
     /// Unload a model
     Unload(WriteNamed),
     /// Show the status of a model
-    Status(ModelStatus),
+    Status(StateOf),
     /// List all models
     List(Control),
     /// Show what a model takes and gives
@@ -85,16 +85,16 @@ pub(super) enum Server {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Pipeline {
-    /// Not in this version
-    Load(Ignored),
-    /// Not in this version
-    Unload(Ignored),
-    /// Not in this version
-    Status(Ignored),
-    /// Not in this version
-    List(Ignored),
-    /// Not in this version
-    Infer(Ignored),
+    /// Load the pipelines of a file
+    Load(WriteFile),
+    /// Unload a pipeline
+    Unload(WriteNamed),
+    /// Show the status of a pipeline
+    Status(StateOf),
+    /// List all pipelines
+    List(Control),
+    /// Send a request to a pipeline
+    Infer(Box<Infer>),
     /// Not in this version
     Inspect(Ignored),
 }
@@ -193,10 +193,10 @@ pub(super) struct StatusFile {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct ModelStatus {
-    /// Name of the model
+pub(super) struct StateOf {
+    /// Its name
     pub(super) name: String,
-    /// Wait for this state, such as ModelAvailable
+    /// Wait for this state, such as ModelAvailable or PipelineReady
     #[arg(short, long, value_name = "STATE", default_value = "", hide_default_value = true)]
     pub(super) wait: String,
     #[command(flatten)]
@@ -260,7 +260,7 @@ pub(super) struct Metadata {
 
 #[derive(Debug, Args)]
 pub(super) struct Infer {
-    /// Name of the model
+    /// Its name
     pub(super) name: String,
     /// The request, as JSON
     pub(super) data: Option<String>,

@@ -2,8 +2,9 @@
 
 use http::uri::Authority;
 use messages::scheduler::model_status::ModelState;
+use messages::scheduler::pipeline_version_state::PipelineStatus as PipelineState;
 
-use super::command::{Control, Experiment, Model, Server, StatusFile, WriteFile, WriteNamed};
+use super::command::{Control, Experiment, Model, Pipeline, Server, StatusFile, WriteFile, WriteNamed};
 use super::{Error as SeldonError, infer, may_write};
 use crate::address::{self, Place, Target};
 use crate::client::scheduler::Scheduler;
@@ -12,8 +13,11 @@ use crate::failure::Error;
 use crate::manifest::{self, Kind, Named};
 use crate::output::{Output, request};
 use crate::verb::apply::{self, Tell};
+use crate::verb::infer::of_pipeline;
 use crate::verb::status::{self, Status, Until};
-use crate::verb::{Deadline, Error as VerbError, experiment as experiments, model as models, server as servers};
+use crate::verb::{
+    Deadline, Error as VerbError, experiment as experiments, model as models, pipeline as pipelines, server as servers,
+};
 use crate::voice::Voice;
 
 impl Control {
@@ -108,7 +112,7 @@ pub(super) async fn model(verb: Model, output: &mut Output) -> Result<(), Error>
         Model::Unload(flags) => unload(flags, Kind::Model, output).await,
         Model::Status(flags) => {
             let what = Named::checked(Kind::Model, flags.name)?;
-            let until = if flags.wait.is_empty() { None } else { Some(Until::State(state(&flags.wait)?)) };
+            let until = if flags.wait.is_empty() { None } else { Some(Until::State(model_state(&flags.wait)?)) };
             let waited = until.is_some();
             let until = until.map(|until| (until, flags.timeout.timeout_secs));
             let mut scheduler = flags.control.connect().await?;
@@ -125,16 +129,50 @@ pub(super) async fn model(verb: Model, output: &mut Output) -> Result<(), Error>
             let authority = authority(&flags.inference.authority)?;
             models::metadata(&flags.name, envoy, authority, Voice::Seldon { verbose: false }, output).await
         }
-        Model::Infer(flags) => infer::run(*flags, output).await,
+        Model::Infer(flags) => infer::run(*flags, |model| model, output).await,
     }
 }
 
-/// A state by its name.
-fn state(text: &str) -> Result<ModelState, SeldonError> {
-    let known = (0..=i32::from(u8::MAX)).map_while(|number| ModelState::try_from(number).ok());
+pub(super) async fn pipeline(verb: Pipeline, output: &mut Output) -> Result<(), Error> {
+    match verb {
+        Pipeline::Load(flags) => load(flags, Some(Kind::Pipeline), output).await,
+        Pipeline::Unload(flags) => unload(flags, Kind::Pipeline, output).await,
+        Pipeline::Status(flags) => {
+            let what = Named::checked(Kind::Pipeline, flags.name)?;
+            let until = if flags.wait.is_empty() { None } else { Some(Until::Pipeline(pipeline_state(&flags.wait)?)) };
+            let until = until.map(|until| (until, flags.timeout.timeout_secs));
+            let mut scheduler = flags.control.connect().await?;
+            let status = ask(&what, until, flags.control.voice(), &mut scheduler, output).await?;
+            Ok(output.line(&status.map_or_else(|| "{}".to_owned(), |status| status.json()))?)
+        }
+        Pipeline::List(control) => {
+            pipelines::list(Format::Text, control.voice(), &mut control.connect().await?, output).await
+        }
+        Pipeline::Infer(flags) => infer::run(*flags, of_pipeline, output).await,
+        Pipeline::Inspect(_) => Err(SeldonError::NoInspection.into()),
+    }
+}
+
+/// The numbers of an enumeration of the API, which have no gaps.
+fn numbers<T: TryFrom<i32>>() -> impl Iterator<Item = T> {
+    (0..=i32::from(u8::MAX)).map_while(|number| T::try_from(number).ok())
+}
+
+/// A state of a model by its name.
+fn model_state(text: &str) -> Result<ModelState, SeldonError> {
     ModelState::from_str_name(text).ok_or_else(|| SeldonError::State {
+        kind: Kind::Model,
         text: text.chars().take(64).collect(),
-        known: known.map(|state| state.as_str_name()).collect(),
+        known: numbers().map(|state: ModelState| state.as_str_name()).collect(),
+    })
+}
+
+/// A state of a pipeline by its name.
+fn pipeline_state(text: &str) -> Result<PipelineState, SeldonError> {
+    PipelineState::from_str_name(text).ok_or_else(|| SeldonError::State {
+        kind: Kind::Pipeline,
+        text: text.chars().take(64).collect(),
+        known: numbers().map(|state: PipelineState| state.as_str_name()).collect(),
     })
 }
 
@@ -177,12 +215,15 @@ pub(super) async fn server(verb: Server, output: &mut Output) -> Result<(), Erro
 
 #[cfg(test)]
 mod tests {
-    use super::state;
+    use super::{model_state, pipeline_state};
 
     #[test]
     fn a_state_that_is_none_is_refused_with_those_that_are() {
-        assert!(state("ModelAvailable").is_ok() && state("ModelTerminated").is_ok());
-        let error = state("Available").expect_err("no state").to_string();
+        assert!(model_state("ModelAvailable").is_ok() && model_state("ModelTerminated").is_ok());
+        assert!(pipeline_state("PipelineReady").is_ok() && pipeline_state("PipelineTerminated").is_ok());
+        let error = pipeline_state("ModelAvailable").expect_err("no state").to_string();
+        assert!(error.contains("of a pipeline") && error.contains("PipelineReady"), "{error}");
+        let error = model_state("Available").expect_err("no state").to_string();
         assert!(
             error.contains("--wait") && error.contains("ModelAvailable") && error.contains("ScheduleFailed"),
             "{error}"

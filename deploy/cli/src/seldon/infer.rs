@@ -1,4 +1,4 @@
-//! `model infer` and where models are.
+//! `model infer`, `pipeline infer` and where both are.
 
 use std::path::Path;
 use std::time::Duration;
@@ -26,7 +26,8 @@ pub(super) fn address(flags: &Inference) -> Result<Address, Error> {
     Ok(address::find(Target::Inference, flags.inference_host.as_deref(), Place::Seldon, variable)?)
 }
 
-pub(super) async fn run(flags: Infer, output: &mut Output) -> Result<(), Error> {
+/// Calls what `target` makes of the name.
+pub(super) async fn run(flags: Infer, target: impl FnOnce(String) -> String, output: &mut Output) -> Result<(), Error> {
     let body = match (flags.data, flags.file_path.as_str()) {
         (_, file) if !file.is_empty() => manifest::read(Path::new(file), MAX_MESSAGE)?,
         (Some(data), _) => data,
@@ -34,7 +35,7 @@ pub(super) async fn run(flags: Infer, output: &mut Output) -> Result<(), Error> 
     };
     let session = if flags.sticky_session { Some(Session::open(&config::folder(variable)?)) } else { None };
     let plan = Plan {
-        model: flags.name,
+        model: target(flags.name),
         body: Bytes::from(body),
         mode: flags.inference_mode,
         address: address(&flags.inference)?,

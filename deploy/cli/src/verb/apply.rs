@@ -22,7 +22,7 @@ const READY_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Accepted {
     pub(crate) what: Named,
-    /// The version of a model; the wanted replicas of a server.
+    /// The version of a model or a pipeline; the wanted replicas of a server.
     pub(crate) number: u32,
 }
 
@@ -30,6 +30,7 @@ impl Resource {
     pub(crate) fn named(&self) -> Named {
         match self {
             Resource::Experiment(experiment) => Named { kind: Kind::Experiment, name: experiment.name.clone() },
+            Resource::Pipeline(pipeline) => Named { kind: Kind::Pipeline, name: pipeline.name.clone() },
             Resource::Model(model) => {
                 let name = model.meta.as_ref().map(|meta| meta.name.clone()).unwrap_or_default();
                 Named { kind: Kind::Model, name }
@@ -69,6 +70,13 @@ pub(crate) async fn declare(
                     number = status.as_ref().and_then(wait::latest).map_or(0, |version| version.version);
                 }
             }
+            Resource::Pipeline(pipeline) => {
+                scheduler.load_pipeline(*pipeline).await?;
+                if voice == Voice::Switchyard {
+                    let status = scheduler.pipeline_status(&what.name).await?;
+                    number = status.as_ref().and_then(wait::latest_pipeline).map_or(0, |state| state.pipeline_version);
+                }
+            }
             Resource::Server(server) => {
                 number = server.expected_replicas;
                 scheduler.notify_server(server).await?;
@@ -76,9 +84,11 @@ pub(crate) async fn declare(
         }
         match (voice, what.kind) {
             (Voice::Seldon { .. }, Kind::Model) => output.line("{}")?,
-            (Voice::Seldon { .. }, Kind::Experiment | Kind::Server) => voice.empty_answer(output)?,
+            (Voice::Seldon { .. }, Kind::Experiment | Kind::Pipeline | Kind::Server) => voice.empty_answer(output)?,
             (Voice::Switchyard, _) if tell == Tell::Nothing => {}
-            (Voice::Switchyard, Kind::Model) => output.line(&format!("{what}: version {number} accepted"))?,
+            (Voice::Switchyard, Kind::Model | Kind::Pipeline) => {
+                output.line(&format!("{what}: version {number} accepted"))?
+            }
             (Voice::Switchyard, Kind::Experiment) => output.line(&format!("{what}: accepted"))?,
             (Voice::Switchyard, Kind::Server) => output.line(&format!("{what}: {number} replicas wanted"))?,
         }
@@ -87,7 +97,8 @@ pub(crate) async fn declare(
     Ok(accepted)
 }
 
-/// Waits for each: a model answers through Envoy, an experiment splits traffic, a server has its replicas.
+/// Waits for each: a model answers through Envoy, an experiment splits traffic, a pipeline takes requests, a server has
+/// its replicas.
 pub(crate) async fn until_in_effect(
     accepted: &[Accepted],
     deadline: Deadline,
@@ -104,6 +115,12 @@ pub(crate) async fn until_in_effect(
                     let statuses = scheduler.experiment_statuses(Some(&what.name)).await?;
                     let gone = || Verdict::Failed("it is not known any more".to_owned());
                     Ok(statuses.first().map_or_else(gone, wait::active))
+                })
+                .await?
+            }
+            Kind::Pipeline => {
+                wait_for(what, deadline, async || {
+                    Ok(wait::pipeline_ready(*number, scheduler.pipeline_status(&what.name).await?.as_ref()))
                 })
                 .await?
             }
@@ -125,7 +142,7 @@ pub(crate) async fn until_scaled(
         .await
 }
 
-/// Removes every resource: experiments before the models that they lead to, and models before their servers. A server
+/// Removes every resource: experiments before what they lead to, pipelines before their models, models before servers. A server
 /// is not forgotten; it is asked to have no replicas. One that cannot be removed keeps no other one from it; the first
 /// reason is the result then.
 pub(crate) async fn remove(
@@ -142,7 +159,8 @@ pub(crate) async fn remove(
         match remove_one(what, scheduler).await {
             Ok(told) => {
                 voice.empty_answer(output)?;
-                if voice == Voice::Switchyard && (tell == Tell::Accepted || what.kind != Kind::Model) {
+                let is_waited_for = matches!(what.kind, Kind::Model | Kind::Pipeline);
+                if voice == Voice::Switchyard && (tell == Tell::Accepted || !is_waited_for) {
                     output.line(&format!("{what}: {told}"))?;
                 }
             }
@@ -160,6 +178,10 @@ async fn remove_one(what: &Named, scheduler: &mut Scheduler) -> Result<&'static 
             scheduler.stop_experiment(&what.name).await?;
             "stopped"
         }
+        Kind::Pipeline => {
+            scheduler.unload_pipeline(&what.name).await?;
+            "unload accepted"
+        }
         Kind::Model => {
             // The scheduler takes a second removal for the first one; whoever asks should know that it changes nothing.
             if scheduler.model_status(&what.name).await?.is_some_and(|status| status.deleted) {
@@ -175,16 +197,21 @@ async fn remove_one(what: &Named, scheduler: &mut Scheduler) -> Result<&'static 
     })
 }
 
-/// Waits until the models among the resources are gone.
+/// Waits until the models and pipelines among the resources are gone.
 pub(crate) async fn until_gone(
     resources: &[Named],
     deadline: Deadline,
     scheduler: &mut Scheduler,
     output: &mut Output,
 ) -> Result<(), Error> {
-    for what in resources.iter().filter(|what| what.kind == Kind::Model) {
-        wait_for(what, deadline, async || Ok(wait::unloaded(scheduler.model_status(&what.name).await?.as_ref())))
-            .await?;
+    for what in resources.iter().filter(|what| matches!(what.kind, Kind::Model | Kind::Pipeline)) {
+        wait_for(what, deadline, async || {
+            Ok(match what.kind {
+                Kind::Pipeline => wait::pipeline_gone(scheduler.pipeline_status(&what.name).await?.as_ref()),
+                _ => wait::unloaded(scheduler.model_status(&what.name).await?.as_ref()),
+            })
+        })
+        .await?;
         output.line(&format!("{what}: unloaded"))?;
     }
     Ok(())

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::ValueEnum;
-use domain::{ExperimentName, ModelName};
+use domain::{ExperimentName, ModelName, PipelineName};
 use http::header::{HOST, HeaderMap, HeaderName, HeaderValue};
 use http::uri::Authority;
 use messages::inference::ModelInferRequest;
@@ -23,8 +23,13 @@ use crate::output::{Output, say};
 use crate::voice::Voice;
 use crate::{proto_json, verb};
 
-/// A model's name has no dot; an experiment is called by its name and this.
-const EXPERIMENT_SUFFIX: &str = ".experiment";
+/// A pipeline is called by its name and this; a model's name has no dot.
+const PIPELINE_SUFFIX: &str = ".pipeline";
+
+/// What a pipeline is called by.
+pub(crate) fn of_pipeline(name: String) -> String {
+    if name.ends_with(PIPELINE_SUFFIX) { name } else { name + PIPELINE_SUFFIX }
+}
 
 /// How a model is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -52,7 +57,7 @@ pub(crate) struct Show {
 
 /// Everything that a call needs.
 pub(crate) struct Plan {
-    /// A model, or an experiment with its suffix.
+    /// A model, or an experiment or a pipeline with its suffix.
     pub(crate) model: String,
     pub(crate) body: Bytes,
     pub(crate) mode: Mode,
@@ -101,9 +106,10 @@ struct Caller {
 }
 
 pub(crate) async fn run(plan: Plan, voice: Voice, output: &mut Output) -> Result<(), Error> {
-    match plan.model.strip_suffix(EXPERIMENT_SUFFIX) {
-        Some(experiment) => ExperimentName::parse(experiment).map(drop),
-        None => ModelName::parse(&plan.model).map(drop),
+    match plan.model.rsplit_once('.') {
+        Some((experiment, "experiment")) => ExperimentName::parse(experiment).map(drop),
+        Some((pipeline, "pipeline")) => PipelineName::parse(pipeline).map(drop),
+        _ => ModelName::parse(&plan.model).map(drop),
     }
     .map_err(verb::Error::Name)?;
     let (calls, session) = (plan.calls, plan.session);

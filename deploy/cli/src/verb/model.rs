@@ -106,7 +106,7 @@ pub(crate) struct Metadata {
 #[command(after_help = "Example:
   switchyard model infer iris '{\"inputs\":[{\"name\":\"X\",\"datatype\":\"FP32\",\"shape\":[1,4],\"data\":[5.1,3.5,1.4,0.2]}]}'")]
 pub(crate) struct Infer {
-    /// Name of the model
+    /// Its name
     name: String,
     /// The request, as JSON of the Open Inference Protocol
     #[arg(value_name = "JSON", required_unless_present = "file", conflicts_with = "file")]
@@ -114,7 +114,7 @@ pub(crate) struct Infer {
     /// File with the request; - for standard input
     #[arg(short = 'f', long = "file-path", value_name = "FILE")]
     file: Option<PathBuf>,
-    /// How to call the model
+    /// How to call it
     #[arg(long, value_name = "MODE", default_value = "rest")]
     inference_mode: Mode,
     /// Number of calls; from two on, only a count of the ways that they took is printed
@@ -168,27 +168,33 @@ pub(crate) async fn run(verb: Verb, output: &mut Output) -> Result<(), Error> {
         Verb::Metadata(flags) => {
             metadata(&flags.name, flags.inference.address(&flags.installation)?, None, Voice::Switchyard, output).await
         }
-        Verb::Infer(flags) => infer::run(plan(flags)?, Voice::Switchyard, output).await,
+        Verb::Infer(flags) => infer::run(flags.plan(|model| model)?, Voice::Switchyard, output).await,
     }
 }
 
-fn plan(flags: Infer) -> Result<Plan, Error> {
-    let body = match (flags.request, flags.file) {
-        (Some(request), None) => request,
-        (None, Some(file)) => manifest::read(&file, MAX_MESSAGE)?,
-        (Some(_), Some(_)) | (None, None) => return Err(VerbError::OneRequest.into()),
-    };
-    let session = if flags.sticky_session { Some(Session::open(&config::folder(variable)?)) } else { None };
-    Ok(Plan {
-        model: flags.name,
-        body: Bytes::from(body),
-        mode: flags.inference_mode,
-        address: flags.inference.address(&flags.installation)?,
-        authority: flags.authority,
-        timeout: Duration::from_secs(flags.timeout_secs),
-        calls: flags.seconds.map_or(Calls::Count(flags.iterations), |seconds| Calls::For(Duration::from_secs(seconds))),
-        headers: flags.header,
-        show: Show { headers: flags.show_headers, request: flags.show_request, response: true },
-        session,
-    })
+impl Infer {
+    /// What the flags ask for of what `target` makes of the name.
+    pub(crate) fn plan(self, target: impl FnOnce(String) -> String) -> Result<Plan, Error> {
+        let flags = self;
+        let body = match (flags.request, flags.file) {
+            (Some(request), None) => request,
+            (None, Some(file)) => manifest::read(&file, MAX_MESSAGE)?,
+            (Some(_), Some(_)) | (None, None) => return Err(VerbError::OneRequest.into()),
+        };
+        let session = if flags.sticky_session { Some(Session::open(&config::folder(variable)?)) } else { None };
+        Ok(Plan {
+            model: target(flags.name),
+            body: Bytes::from(body),
+            mode: flags.inference_mode,
+            address: flags.inference.address(&flags.installation)?,
+            authority: flags.authority,
+            timeout: Duration::from_secs(flags.timeout_secs),
+            calls: flags
+                .seconds
+                .map_or(Calls::Count(flags.iterations), |seconds| Calls::For(Duration::from_secs(seconds))),
+            headers: flags.header,
+            show: Show { headers: flags.show_headers, request: flags.show_request, response: true },
+            session,
+        })
+    }
 }

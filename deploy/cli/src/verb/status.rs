@@ -2,6 +2,7 @@
 
 use messages::scheduler as wire;
 use wire::model_status::ModelState;
+use wire::pipeline_version_state::PipelineStatus as PipelineState;
 
 use crate::client;
 use crate::client::scheduler::Scheduler;
@@ -10,8 +11,9 @@ use crate::failure::Error;
 use crate::manifest::{Kind, Named};
 use crate::output::as_json;
 use crate::output::experiment::ExperimentStatus;
+use crate::output::pipeline::PipelineStatus;
 use crate::output::status::{ModelStatus, ServerStatus};
-use crate::verb::{self, Deadline, experiment, model, server, wait_for};
+use crate::verb::{self, Deadline, experiment, model, pipeline, server, wait_for};
 use crate::wait::{self, Verdict};
 
 /// A status.
@@ -19,6 +21,7 @@ use crate::wait::{self, Verdict};
 pub(crate) enum Status {
     Experiment(wire::ExperimentStatusResponse),
     Model(Box<wire::ModelStatusResponse>),
+    Pipeline(Box<wire::PipelineStatusResponse>),
     Server(wire::ServerStatusResponse),
 }
 
@@ -27,7 +30,10 @@ pub(crate) enum Status {
 pub(crate) enum Until {
     /// A model in this state.
     State(ModelState),
-    /// A model that serves, an experiment that is active, a server with the replicas that are wanted.
+    /// A pipeline whose engines' side is in this state.
+    Pipeline(PipelineState),
+    /// A model that serves, a pipeline that takes requests, an experiment that is active, a server with the replicas that
+    /// are wanted.
     Ready,
 }
 
@@ -36,6 +42,7 @@ impl Status {
     pub(crate) fn json(&self) -> String {
         match self {
             Status::Experiment(status) => as_json(&ExperimentStatus::from(status)),
+            Status::Pipeline(status) => as_json(&PipelineStatus::from(status.as_ref())),
             Status::Model(status) => as_json(&ModelStatus::from(status.as_ref())),
             Status::Server(status) => as_json(&ServerStatus::from(status)),
         }
@@ -46,6 +53,7 @@ impl Status {
         match self {
             Status::Experiment(status) => experiment::as_text(status),
             Status::Model(status) => model::as_text(status),
+            Status::Pipeline(status) => pipeline::as_text(status),
             Status::Server(status) => server::as_text(status),
         }
     }
@@ -53,7 +61,11 @@ impl Status {
     fn verdict(&self, until: Until) -> Verdict {
         match (self, until) {
             (Status::Model(status), Until::State(state)) => wait::in_state(state, status),
-            (Status::Model(status), Until::Ready) => wait::in_state(ModelState::ModelAvailable, status),
+            (Status::Pipeline(status), Until::Pipeline(state)) => wait::pipeline_in_state(state, status),
+            (Status::Pipeline(status), _) => wait::pipeline_ready(0, Some(status)),
+            (Status::Model(status), Until::Ready | Until::Pipeline(_)) => {
+                wait::in_state(ModelState::ModelAvailable, status)
+            }
             (Status::Experiment(status), _) => wait::active(status),
             (Status::Server(status), _) => {
                 wait::scaled(u32::try_from(status.expected_replicas).unwrap_or_default(), Some(status))
@@ -83,6 +95,10 @@ pub(crate) async fn look(
         Kind::Model => {
             scheduler.model_statuses(name, all_versions).await?.pop().map(|status| Status::Model(Box::new(status)))
         }
+        Kind::Pipeline => {
+            let status = scheduler.pipeline_statuses(name, all_versions).await?.pop();
+            status.map(|status| Status::Pipeline(Box::new(status)))
+        }
         Kind::Server => scheduler.server_statuses(name).await?.pop().map(Status::Server),
     })
 }
@@ -105,7 +121,8 @@ pub(crate) async fn wait_until(
     scheduler: &mut Scheduler,
 ) -> Result<Option<Status>, Error> {
     let mut last = None;
-    let gone = until == Until::State(ModelState::ModelTerminated);
+    let gone =
+        matches!(until, Until::State(ModelState::ModelTerminated) | Until::Pipeline(PipelineState::PipelineTerminated));
     wait_for(what, deadline, async || {
         last = match look(what, false, scheduler).await {
             Ok(status) => status,

@@ -56,18 +56,22 @@ fn help_and_completion_are_results() {
 }
 
 #[test]
-fn verbs_of_pipelines_say_that_they_are_not_there() {
+fn a_pipeline_is_refused_with_every_reference_that_leads_nowhere() {
     let folder = Folder::new();
-    for verb in
-        ["load -f p.yaml --force", "unload p", "status p -w PipelineReady", "list", "infer p {} -i 2", "inspect p"]
-    {
-        let said = failed(folder.run("seldon", &[], &format!("pipeline {verb}")));
-        assert!(said.contains("pipelines are not in this version"), "{said}");
-    }
-    let pipeline = SPLIT.replace("Experiment", "Pipeline");
+    let pipeline = "apiVersion: mlops.seldon.io/v1alpha1
+kind: Pipeline
+metadata: {name: p}
+spec:
+  steps:
+  - name: a
+  - name: b
+    inputs: [c, a.outputs.x.y]
+";
     std::fs::write(folder.path().join("p.yaml"), pipeline).expect("write");
-    let said = failed(folder.run("seldon", &[], "load -f p.yaml --force"));
-    assert!(said.contains("kind Pipeline is not in this version yet"), "{said}");
+    for verb in ["load -f p.yaml --force", "pipeline load -f p.yaml --force"] {
+        let said = failed(folder.run("seldon", &[], verb));
+        assert!(said.contains("spec.steps[1].inputs") && said.contains("a.outputs.x.y"), "{said}");
+    }
 }
 
 #[test]
