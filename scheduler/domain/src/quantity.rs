@@ -58,6 +58,18 @@ impl Time {
     pub fn after(self, milliseconds: u64) -> Time {
         Time(self.0.saturating_add(milliseconds))
     }
+
+    /// Milliseconds since an earlier moment; 0 if it is not earlier.
+    #[must_use]
+    pub fn since(self, earlier: Time) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// The moment `milliseconds` before.
+    #[must_use]
+    pub fn before(self, milliseconds: u64) -> Time {
+        Time(self.0.saturating_sub(milliseconds))
+    }
 }
 
 #[cfg(test)]

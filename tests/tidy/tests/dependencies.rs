@@ -14,6 +14,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("oip", &["messages"]),
     ("api", &["domain", "messages"]),
     ("scheduler-core", &["domain"]),
+    ("topic-log", &["domain"]),
     ("crds", &["domain", "messages"]),
     ("envoy", &["runtime"]),
     ("scheduler", &["api", "domain", "messages", "runtime", "scheduler-core", "xds"]),
@@ -35,7 +36,7 @@ const IMPURE: &[&str] =
 /// Heavy or foreign crates, and the only crates of ours that may name them.
 const HOMES: &[(&str, &[&str])] = &[
     ("envoy-types", &["xds", "scheduler"]),
-    ("heed", &["scheduler"]),
+    ("heed", &["scheduler", "topic-log"]),
     ("ort", &["onnx-server"]),
     ("axum", &["onnx-server"]),
     ("clap", &["switchyard"]),
