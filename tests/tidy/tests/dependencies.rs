@@ -15,6 +15,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("api", &["domain", "messages"]),
     ("scheduler-core", &["domain"]),
     ("topic-log", &["domain"]),
+    ("dataflow-core", &["domain", "messages", "oip"]),
     ("crds", &["domain", "messages"]),
     ("envoy", &["runtime"]),
     ("scheduler", &["api", "domain", "messages", "runtime", "scheduler-core", "xds"]),
@@ -27,7 +28,7 @@ const EDGES: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that do no I/O and know no time and no chance; not through others either.
-const PURE: &[&str] = &["domain", "scheduler-core", "oip", "messages"];
+const PURE: &[&str] = &["domain", "scheduler-core", "oip", "messages", "dataflow-core"];
 
 /// What a pure crate may not reach.
 const IMPURE: &[&str] =
