@@ -62,6 +62,8 @@ pub struct Fetched {
     pub next: u64,
     /// Records that are not there any more or cannot be read, among those below `next`.
     pub lost: u64,
+    /// Where the partition ended when it was read.
+    pub end: u64,
 }
 
 /// Topics with partitions. All calls may be made from any task at any time.

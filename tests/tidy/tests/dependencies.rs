@@ -16,6 +16,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("scheduler-core", &["domain"]),
     ("topic-log", &["domain"]),
     ("dataflow-core", &["domain", "messages", "oip"]),
+    ("worker", &["api", "dataflow-core", "domain", "messages", "runtime", "topic-log"]),
     ("crds", &["domain", "messages"]),
     ("envoy", &["runtime"]),
     ("scheduler", &["api", "domain", "messages", "runtime", "scheduler-core", "xds"]),

@@ -32,9 +32,10 @@ impl Inner {
         bytes: usize,
     ) -> Result<Fetched, Error> {
         let mut fetched =
-            Fetched { topic: Arc::clone(&topic.name), partition, records: Vec::new(), next: from, lost: 0 };
+            Fetched { topic: Arc::clone(&topic.name), partition, records: Vec::new(), next: from, lost: 0, end: 0 };
         let (partition, mut taken) = (topic.partition(partition)?, 0);
         let end = partition.bounds().end;
+        fetched.end = end;
         // More than there is was committed: the end of the log was lost.
         fetched.next = from.min(end);
         while fetched.next < end && taken < bytes && fetched.records.len() < RECORDS_MAX {
