@@ -9,4 +9,4 @@ mod shard;
 
 pub use clock::now;
 pub use link::{Connected, Desired, Link, LinkConfig, ModelWish, PipelineWish, Refusal, Said, Told, VersionWish};
-pub use shard::{COMMIT_EVERY, ShardLog, TakeOver, incoming};
+pub use shard::{COMMIT_EVERY, Happened, ShardLog, TakeOver, incoming};

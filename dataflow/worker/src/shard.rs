@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dataflow_core::{Emission, EmissionId, Envelope, Headers, Incoming, Owner, REPEAT_WINDOW_MS, name};
+use dataflow_core::{Checkpoint, Emission, EmissionId, Envelope, Headers, Incoming, Owner, REPEAT_WINDOW_MS, name};
 use domain::{Shard, Time, TopicOf, Topics};
 use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, FutureExt};
@@ -23,6 +23,20 @@ const SCAN_BYTES: usize = 4 << 20;
 /// An append that the disk refuses is tried again after this long.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
+type Committing = BoxFuture<'static, (Vec<Checkpoint>, Result<(), Error>)>;
+
+/// What happens to a shard at the log.
+pub enum Happened {
+    /// Records were read.
+    Fetched(Fetched),
+    /// The log has taken or refused an emission.
+    Acked(EmissionId, Result<Appended, Error>),
+    /// Progress is stored, or is not.
+    Committed,
+    /// Nothing can be read at the moment.
+    NotRead(Error),
+}
+
 type Ack = BoxFuture<'static, (EmissionId, Result<Appended, Error>)>;
 
 /// One shard of one role, open at the log.
@@ -31,9 +45,9 @@ pub struct ShardLog {
     group: &'static str,
     shard: Shard,
     topics: Topics,
-    /// Where records come from.
-    pub reader: Box<dyn Reader>,
+    reader: Box<dyn Reader>,
     acks: FuturesUnordered<Ack>,
+    committing: Option<Committing>,
     inputs: BTreeMap<Arc<str>, (TopicOf, u64)>,
     names: BTreeMap<TopicOf, Arc<str>>,
     committed: BTreeMap<Arc<str>, u64>,
@@ -69,6 +83,7 @@ impl TakeOver {
             shard,
             topics,
             acks: FuturesUnordered::new(),
+            committing: None,
             inputs: BTreeMap::new(),
             names: BTreeMap::new(),
             committed: committed.into_iter().map(|commit| (commit.topic, commit.offset)).collect(),
@@ -115,7 +130,7 @@ impl ShardLog {
     }
 
     /// The slots of the records before `low` that are young enough to be repeated.
-    async fn refill(&self, topic: &Arc<str>, low: u64, owner: &mut Owner) -> Result<(), Error> {
+    async fn refill(&mut self, topic: &Arc<str>, low: u64, owner: &mut Owner) -> Result<(), Error> {
         let partition = self.shard.partition;
         let last = self.log.read(topic, partition, low - 1, 1).await?;
         let Some(at) = last.records.first().map(|record| record.time) else { return Ok(()) };
@@ -212,12 +227,53 @@ impl ShardLog {
         }
     }
 
-    /// The next emission that the log has taken or refused; pending while there is none. Cancel-safe.
-    pub async fn ack(&mut self) -> (EmissionId, Result<Appended, Error>) {
-        match self.acks.next().await {
-            Some(ack) => ack,
-            None => std::future::pending().await,
+    /// The next thing that happens. Cancel-safe.
+    pub async fn next(&mut self, owner: &mut Owner) -> Happened {
+        tokio::select! {
+            Some((id, outcome)) = self.acks.next(), if !self.acks.is_empty() => Happened::Acked(id, outcome),
+            (checkpoints, outcome) = wait(&mut self.committing) => {
+                self.committing = None;
+                match outcome {
+                    Ok(()) => {
+                        let lows = checkpoints.into_iter().map(|checkpoint| (checkpoint.topic, checkpoint.low));
+                        self.committed.extend(lows);
+                    }
+                    Err(error) => {
+                        let (group, partition) = (self.group, self.shard.partition);
+                        warn!(group, partition, %error, "progress cannot be stored; it is tried again");
+                        owner.not_committed(checkpoints);
+                    }
+                }
+                Happened::Committed
+            }
+            fetched = self.reader.next() => match fetched {
+                Ok(fetched) => Happened::Fetched(fetched),
+                Err(error) => {
+                    let (group, partition) = (self.group, self.shard.partition);
+                    warn!(group, partition, %error, "the log cannot be read; it is tried again");
+                    tokio::time::sleep(RETRY_AFTER).await;
+                    Happened::NotRead(error)
+                }
+            },
         }
+    }
+
+    /// Gives nothing of these topics for a while.
+    pub fn pause(&mut self, of: &TopicOf) {
+        let topic = self.name(of);
+        self.reader.pause(&topic, self.shard.partition);
+    }
+
+    /// Goes on with them.
+    pub fn resume(&mut self, of: &TopicOf) {
+        let topic = self.name(of);
+        self.reader.resume(&topic, self.shard.partition);
+    }
+
+    /// Nothing more can be read right now, nothing is being written and nothing stored.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.acks.is_empty() && self.committing.is_none()
     }
 
     /// Acknowledgements that are here already.
@@ -225,8 +281,11 @@ impl ShardLog {
         std::iter::from_fn(|| self.acks.next().now_or_never().flatten()).collect()
     }
 
-    /// Stores progress, if there is any.
-    pub async fn commit(&mut self, owner: &mut Owner) {
+    /// Begins to store progress, if there is any and none is being stored.
+    pub fn commit(&mut self, owner: &mut Owner) {
+        if self.committing.is_some() {
+            return;
+        }
         let checkpoints = owner.checkpoints();
         if checkpoints.is_empty() {
             return;
@@ -238,13 +297,8 @@ impl ShardLog {
             offset: checkpoint.low,
             metadata: metadata.clone(),
         });
-        let commits = commits.collect();
-        if let Err(error) = self.log.commit(self.group, commits).await {
-            warn!(group = self.group, partition = self.shard.partition, %error, "progress cannot be stored; it is tried again");
-            owner.not_committed(checkpoints);
-            return;
-        }
-        self.committed.extend(checkpoints.into_iter().map(|checkpoint| (checkpoint.topic, checkpoint.low)));
+        let stored = self.log.commit(self.group, commits.collect());
+        self.committing = Some(async move { (checkpoints, stored.await) }.boxed());
     }
 
     /// Tells the owner what was read of a topic, and what cannot be.
@@ -265,6 +319,14 @@ impl ShardLog {
         let is_behind = fetched.next < fetched.end;
         let last = fetched.records.last().map(|record| record.time);
         owner.read_up_to(&fetched.topic, last.filter(|_| is_behind));
+    }
+}
+
+/// The commit that is under way; pending while there is none.
+async fn wait(committing: &mut Option<Committing>) -> (Vec<Checkpoint>, Result<(), Error>) {
+    match committing {
+        Some(committing) => committing.await,
+        None => std::future::pending().await,
     }
 }
 

@@ -16,6 +16,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("scheduler-core", &["domain"]),
     ("topic-log", &["domain"]),
     ("dataflow-core", &["domain", "messages", "oip"]),
+    ("dataflow", &["dataflow-core", "domain", "runtime", "topic-log", "worker"]),
     ("worker", &["api", "dataflow-core", "domain", "messages", "runtime", "topic-log"]),
     ("crds", &["domain", "messages"]),
     ("envoy", &["runtime"]),

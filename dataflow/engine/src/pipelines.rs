@@ -1,0 +1,126 @@
+//! The pipelines of this engine: what the scheduler wants, compiled, with the topics that it needs.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use dataflow_core::{Change, Plan, Topology, Version};
+use domain::{End, PipelineName, TopicOf, Topics};
+use topic_log::{Error, Log, NewTopic};
+use worker::{Desired, PipelineWish};
+
+/// All topologies, as shards read them.
+pub(crate) type Shared = Arc<RwLock<Plan>>;
+
+pub(crate) struct Pipelines {
+    log: Arc<dyn Log>,
+    topics: Topics,
+    partitions: u32,
+    pub(crate) plan: Shared,
+    /// Topics that are known to be there.
+    made: BTreeSet<TopicOf>,
+}
+
+impl Pipelines {
+    pub(crate) fn new(log: Arc<dyn Log>, topics: Topics) -> Self {
+        Self { log, topics, partitions: 1, plan: Shared::default(), made: BTreeSet::from([TopicOf::Errors]) }
+    }
+
+    /// Makes what is desired so; gives the topics that shards have to read now, and those that they need no longer.
+    pub(crate) async fn apply(&mut self, mut desired: Desired) -> Result<Change, Error> {
+        if let Some(partitions) = desired.partitions {
+            self.partitions = partitions;
+        }
+        if desired.is_snapshot {
+            // The topic of errors is read whatever pipelines there are.
+            self.make(BTreeSet::from([TopicOf::Errors])).await?;
+            let wished: BTreeSet<PipelineName> = desired.pipelines.iter().map(|wish| wish.name.clone()).collect();
+            let known: Vec<PipelineName> = self.read().pipelines().cloned().collect();
+            let gone = known.into_iter().filter(|name| !wished.contains(name));
+            desired.pipelines.extend(gone.map(|name| PipelineWish {
+                name,
+                versions: Vec::new(),
+                clean_topics: false,
+                entries: Vec::new(),
+            }));
+        }
+        let mut needed = BTreeSet::new();
+        let mut wishes = Vec::new();
+        for wish in desired.pipelines {
+            let versions: Vec<Version> = wish.versions.iter().map(|version| self.version(&wish.name, version)).collect();
+            if !versions.is_empty() {
+                // What clients and their pipelines expect to be there, whoever reads it.
+                needed.insert(TopicOf::Pipeline(wish.name.clone(), End::Inputs));
+                needed.insert(TopicOf::Pipeline(wish.name.clone(), End::Outputs));
+            }
+            for topology in versions.iter().map(|version| &version.topology) {
+                needed.extend(topology.topics().cloned());
+                needed.extend(topology.sinks().cloned());
+            }
+            wishes.push((wish.name, versions, wish.clean_topics));
+        }
+        self.make(needed).await?;
+        let mut all = Change::default();
+        let mut void = Vec::new();
+        {
+            let mut plan = self.plan.write().unwrap_or_else(PoisonError::into_inner);
+            for (name, versions, clean) in wishes {
+                if versions.is_empty() && clean {
+                    let ends = [End::Inputs, End::Outputs];
+                    void.extend(ends.map(|end| TopicOf::Pipeline(name.clone(), end)));
+                }
+                let change = plan.set(&name, versions);
+                for topic in change.start {
+                    all.stop.remove(&topic);
+                    all.start.insert(topic);
+                }
+                for topic in change.stop {
+                    // One that is new to this call was never read.
+                    if !all.start.remove(&topic) {
+                        all.stop.insert(topic);
+                    }
+                }
+            }
+        }
+        if desired.is_snapshot {
+            all.start.insert(TopicOf::Errors);
+        }
+        for of in &void {
+            self.made.remove(of);
+        }
+        self.log.delete(void.iter().map(|of| self.topics.name(of).into()).collect()).await?;
+        Ok(all)
+    }
+
+    /// Compiled, or the same one as before if nothing about it changed.
+    fn version(&self, name: &PipelineName, wish: &worker::VersionWish) -> Version {
+        let known = self.read().version(name, wish.number).map(|known| Arc::clone(&known.topology));
+        let topology = Topology::compile(&wish.definition, wish.number);
+        let topology = known.filter(|known| **known == topology).unwrap_or_else(|| Arc::new(topology));
+        Version { topology, active_since: wish.active_since }
+    }
+
+    async fn make(&mut self, needed: BTreeSet<TopicOf>) -> Result<(), Error> {
+        let missing: Vec<TopicOf> = needed.into_iter().filter(|of| *of == TopicOf::Errors || !self.made.contains(of)).collect();
+        let new = missing.iter().map(|of| NewTopic { name: self.topics.name(of).into(), partitions: self.partitions });
+        self.log.create(new.collect()).await?;
+        self.made.extend(missing);
+        Ok(())
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, Plan> {
+        self.plan.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Everything that a shard has to read.
+    pub(crate) fn inputs(&self) -> Vec<TopicOf> {
+        self.read().topics().cloned().chain([TopicOf::Errors]).collect()
+    }
+
+    /// Everything that a shard may have written.
+    pub(crate) fn sinks(&self) -> Vec<TopicOf> {
+        let plan = self.read();
+        let outputs = plan.pipelines().map(|name| TopicOf::Pipeline(name.clone(), End::Outputs));
+        let sinks: BTreeSet<TopicOf> = plan.sinks().cloned().chain(outputs).collect();
+        sinks.into_iter().collect()
+    }
+}
