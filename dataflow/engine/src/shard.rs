@@ -5,13 +5,12 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use dataflow_core::{Engine, Plan};
-use domain::{End, Shard, TopicOf, Topics};
+use domain::{End, TopicOf, Topics};
 use runtime::Stop;
-use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
 use topic_log::{Log, Record};
 use tracing::{info, warn};
-use worker::{COMMIT_EVERY, Happened, ShardLog, TakeOver, incoming, now};
+use worker::{COMMIT_EVERY, Command, Happened, Lease, ShardLog, TakeOver, incoming, now};
 
 use crate::metrics::Metrics;
 use crate::pipelines::Shared;
@@ -23,26 +22,15 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// How long a shard that is let go of may take to finish what it began.
 const FINISH_WITHIN: Duration = Duration::from_secs(5);
 
-/// What a shard is told.
-pub(crate) enum Command {
-    /// Read these topics, and those no longer; answered when it is so.
-    Topics { start: Vec<TopicOf>, stop: Vec<TopicOf>, done: oneshot::Sender<()> },
-    /// Finish what was begun.
-    Finish,
-}
-
 pub(crate) struct Task {
-    pub(crate) shard: Shard,
+    pub(crate) lease: Lease,
     pub(crate) log: Arc<dyn Log>,
     pub(crate) topics: Topics,
     pub(crate) plan: Shared,
     pub(crate) inputs: Vec<TopicOf>,
     pub(crate) sinks: Vec<TopicOf>,
-    pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) metrics: Metrics,
     pub(crate) stop: Stop,
-    /// Told when the shard is finished with.
-    pub(crate) finished: mpsc::Sender<Shard>,
 }
 
 struct Running {
@@ -54,28 +42,26 @@ struct Running {
 
 impl Task {
     pub(crate) async fn run(mut self) -> Result<(), Infallible> {
-        let shard = self.shard;
         let stop = self.stop.clone();
         tokio::select! {
             () = self.work() => {}
             // What is not committed is done again by the next owner, and has no effect twice.
             () = stop.requested() => {}
         }
-        // Nobody listens when the process ends.
-        let _ending = self.finished.send(shard).await;
+        self.lease.end().await;
         Ok(())
     }
 
     async fn work(&mut self) {
         let Some(mut running) = self.take_over().await else { return };
-        info!(partition = self.shard.partition, epoch = self.shard.epoch, "shard taken over");
+        info!(partition = self.lease.shard.partition, epoch = self.lease.shard.epoch, "shard taken over");
         let mut commit = tokio::time::interval(COMMIT_EVERY);
         commit.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut finish: Option<Instant> = None;
         loop {
             let timer = running.engine.next_timer().map(|at| Duration::from_millis(at.since(now())).min(COMMIT_EVERY));
             tokio::select! {
-                command = self.commands.recv(), if finish.is_none() => match command {
+                command = self.lease.commands.recv(), if finish.is_none() => match command {
                     Some(Command::Topics { start, stop, done }) => {
                         running.change(start, stop).await;
                         // Whoever asked may have gone.
@@ -91,7 +77,7 @@ impl Task {
                     running.tick();
                     let Running { log, engine, .. } = &mut running;
                     log.commit(engine.owner());
-                    self.metrics.set(self.shard.partition, running.engine.counters());
+                    self.metrics.set(self.lease.shard.partition, running.engine.counters());
                 }
                 () = tokio::time::sleep(timer.unwrap_or(COMMIT_EVERY)) => running.tick(),
             }
@@ -109,16 +95,16 @@ impl Task {
             let take_over = TakeOver {
                 log: Arc::clone(&self.log),
                 group: GROUP,
-                shard: self.shard,
+                shard: self.lease.shard,
                 topics: self.topics.clone(),
             };
             match take_over.run(self.inputs.iter().cloned(), self.sinks.iter().cloned()).await {
                 Ok((log, owner)) => {
-                    let engine = Engine::new(self.shard.partition, self.topics.clone(), owner);
+                    let engine = Engine::new(self.lease.shard.partition, self.topics.clone(), owner);
                     return Some(Running { log, engine, plan: Arc::clone(&self.plan), is_paused: false });
                 }
                 Err(error) => {
-                    warn!(partition = self.shard.partition, %error, "a shard cannot be taken over; it is tried again");
+                    warn!(partition = self.lease.shard.partition, %error, "a shard cannot be taken over; it is tried again");
                 }
             }
             // What is told meanwhile goes into the next try.
@@ -127,7 +113,7 @@ impl Task {
             loop {
                 tokio::select! {
                     () = &mut deadline => break,
-                    command = self.commands.recv() => match command {
+                    command = self.lease.commands.recv() => match command {
                         Some(Command::Topics { start, stop, done }) => {
                             self.inputs.retain(|of| !stop.contains(of));
                             self.inputs.extend(start);

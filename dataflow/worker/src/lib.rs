@@ -5,8 +5,10 @@
 
 mod clock;
 mod link;
+mod owned;
 mod shard;
 
 pub use clock::now;
 pub use link::{Connected, Desired, Link, LinkConfig, ModelWish, PipelineWish, Refusal, Said, Told, VersionWish};
+pub use owned::{Command, Lease, Owned};
 pub use shard::{COMMIT_EVERY, Happened, ShardLog, TakeOver, incoming};

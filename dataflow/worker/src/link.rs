@@ -161,6 +161,15 @@ impl Connected {
         }
     }
 
+    /// Ends that stream, so that the next one begins with everything.
+    pub fn again(&self, stream: u64) {
+        let mut guard = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if guard.as_ref().is_some_and(|(current, _)| *current == stream) {
+            // Without a way back the scheduler's side ends.
+            guard.take();
+        }
+    }
+
     /// Shards that this worker works on, for the next hello.
     pub fn set_held(&self, held: BTreeSet<Shard>) {
         *self.held.lock().unwrap_or_else(PoisonError::into_inner) = held;

@@ -1,0 +1,118 @@
+//! The shards of a worker: grants begin tasks, revocations end them, and the scheduler hears when they have ended.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use domain::{Shard, TopicOf};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::link::{Connected, Said};
+
+/// Commands that wait for a shard.
+const COMMANDS: usize = 64;
+
+/// What the task of a shard is told.
+pub enum Command {
+    /// Read these topics, and those no longer; answered when it is so.
+    Topics {
+        /// To be read.
+        start: Vec<TopicOf>,
+        /// Not to be read any more.
+        stop: Vec<TopicOf>,
+        /// Answers.
+        done: oneshot::Sender<()>,
+    },
+    /// Finish what was begun.
+    Finish,
+}
+
+/// What a task needs to be one of a shard.
+pub struct Lease {
+    /// Which shard.
+    pub shard: Shard,
+    /// What it is told.
+    pub commands: mpsc::Receiver<Command>,
+    finished: mpsc::Sender<Shard>,
+}
+
+impl Lease {
+    /// The shard is finished with.
+    pub async fn end(&self) {
+        // Nobody listens when the process ends.
+        let _ending = self.finished.send(self.shard).await;
+    }
+}
+
+/// All shards that this worker owns.
+pub struct Owned {
+    shards: BTreeMap<u32, Entry>,
+    finished: mpsc::Sender<Shard>,
+}
+
+struct Entry {
+    shard: Shard,
+    commands: mpsc::Sender<Command>,
+    stream: u64,
+    is_leaving: bool,
+}
+
+impl Owned {
+    /// None yet, and what is heard from their tasks.
+    #[must_use]
+    pub fn new() -> (Self, mpsc::Receiver<Shard>) {
+        let (finished, done) = mpsc::channel(COMMANDS);
+        (Self { shards: BTreeMap::new(), finished }, done)
+    }
+
+    /// A shard is this worker's from now on. An older task of it ends with its commands.
+    pub fn grant(&mut self, stream: u64, shard: Shard, connected: &Connected) -> Lease {
+        let (commands, receiver) = mpsc::channel(COMMANDS);
+        self.shards.insert(shard.partition, Entry { shard, commands, stream, is_leaving: false });
+        self.tell(connected);
+        Lease { shard, commands: receiver, finished: self.finished.clone() }
+    }
+
+    /// A shard is to be finished with.
+    pub async fn revoke(&mut self, stream: u64, shard: Shard, connected: &Connected) {
+        match self.shards.get_mut(&shard.partition).filter(|entry| entry.shard == shard) {
+            Some(entry) => {
+                (entry.is_leaving, entry.stream) = (true, stream);
+                // One that has ended is heard of.
+                let _ended = entry.commands.send(Command::Finish).await;
+            }
+            None => connected.say(stream, Said::Released(shard)),
+        }
+    }
+
+    /// A task has ended.
+    pub fn released(&mut self, shard: Shard, connected: &Connected) {
+        if self.shards.get(&shard.partition).is_some_and(|entry| entry.shard == shard)
+            && let Some(entry) = self.shards.remove(&shard.partition)
+        {
+            self.tell(connected);
+            connected.say(entry.stream, Said::Released(shard));
+        }
+    }
+
+    /// Tells all tasks what to read, and waits until they do.
+    pub async fn read(&self, start: &BTreeSet<TopicOf>, stop: &BTreeSet<TopicOf>) {
+        if start.is_empty() && stop.is_empty() {
+            return;
+        }
+        let mut waits = Vec::new();
+        for entry in self.shards.values().filter(|entry| !entry.is_leaving) {
+            let (done, wait) = oneshot::channel();
+            let (start, stop) = (start.iter().cloned().collect(), stop.iter().cloned().collect());
+            if entry.commands.send(Command::Topics { start, stop, done }).await.is_ok() {
+                waits.push(wait);
+            }
+        }
+        for wait in waits {
+            // A shard that ended reads nothing.
+            let _ended = wait.await;
+        }
+    }
+
+    fn tell(&self, connected: &Connected) {
+        connected.set_held(self.shards.values().map(|entry| entry.shard).collect());
+    }
+}
