@@ -17,6 +17,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("topic-log", &["domain"]),
     ("dataflow-core", &["domain", "messages", "oip"]),
     ("dataflow", &["dataflow-core", "domain", "runtime", "topic-log", "worker"]),
+    ("model-gateway", &["dataflow-core", "domain", "messages", "oip", "runtime", "topic-log", "worker"]),
     ("worker", &["api", "dataflow-core", "domain", "messages", "runtime", "topic-log"]),
     ("crds", &["domain", "messages"]),
     ("envoy", &["runtime"]),
