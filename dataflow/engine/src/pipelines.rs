@@ -46,7 +46,8 @@ impl Pipelines {
         let mut needed = BTreeSet::new();
         let mut wishes = Vec::new();
         for wish in desired.pipelines {
-            let versions: Vec<Version> = wish.versions.iter().map(|version| self.version(&wish.name, version)).collect();
+            let versions: Vec<Version> =
+                wish.versions.iter().map(|version| self.version(&wish.name, version)).collect();
             if !versions.is_empty() {
                 // What clients and their pipelines expect to be there, whoever reads it.
                 needed.insert(TopicOf::Pipeline(wish.name.clone(), End::Inputs));
@@ -100,7 +101,8 @@ impl Pipelines {
     }
 
     async fn make(&mut self, needed: BTreeSet<TopicOf>) -> Result<(), Error> {
-        let missing: Vec<TopicOf> = needed.into_iter().filter(|of| *of == TopicOf::Errors || !self.made.contains(of)).collect();
+        let missing: Vec<TopicOf> =
+            needed.into_iter().filter(|of| *of == TopicOf::Errors || !self.made.contains(of)).collect();
         let new = missing.iter().map(|of| NewTopic { name: self.topics.name(of).into(), partitions: self.partitions });
         self.log.create(new.collect()).await?;
         self.made.extend(missing);

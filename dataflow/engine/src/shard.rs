@@ -12,9 +12,9 @@ use topic_log::{Log, Record};
 use tracing::{info, warn};
 use worker::{COMMIT_EVERY, Command, Happened, Lease, ShardLog, TakeOver, incoming, now};
 
+use crate::GROUP;
 use crate::metrics::Metrics;
 use crate::pipelines::Shared;
-use crate::GROUP;
 
 /// A take-over that fails is tried again after this long.
 const RETRY_AFTER: Duration = Duration::from_secs(1);

@@ -9,8 +9,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use api::convert::worker as convert;
 use api::convert::pipeline as definition;
+use api::convert::worker as convert;
 use api::worker::workers_client::WorkersClient;
 use domain::{ModelName, Pipeline, PipelineName, Role, Shard, Time, WorkerName};
 use messages::worker as wire;
@@ -225,7 +225,9 @@ impl Link {
             match &ended {
                 Ended::Deaf => break,
                 Ended::Connect(_) => debug!(%role, %name, scheduler, "no scheduler"),
-                Ended::ByScheduler | Ended::Broken { .. } => info!(%role, %name, scheduler, reason = %ended, "scheduler lost"),
+                Ended::ByScheduler | Ended::Broken { .. } => {
+                    info!(%role, %name, scheduler, reason = %ended, "scheduler lost")
+                }
             }
             tokio::select! {
                 () = tokio::time::sleep(backoff.next_delay()) => {}
@@ -342,7 +344,12 @@ fn take_piece(desired: &mut Desired, piece: wire::Desired, refused: &mut Vec<Str
             }
         });
         let versions = versions.collect();
-        desired.pipelines.push(PipelineWish { name, versions, clean_topics: pipeline.clean_topics, entries: pipeline.entries });
+        desired.pipelines.push(PipelineWish {
+            name,
+            versions,
+            clean_topics: pipeline.clean_topics,
+            entries: pipeline.entries,
+        });
     }
     for model in piece.models {
         match ModelName::parse(&model.name) {

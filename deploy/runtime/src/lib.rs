@@ -6,9 +6,11 @@ pub mod child;
 pub mod health;
 pub mod logging;
 mod process_metrics;
+mod request_id;
 mod stop;
 mod tasks;
 pub mod wheel;
 
+pub use request_id::RequestIds;
 pub use stop::{Stop, on_signals};
 pub use tasks::{OnError, Tasks, TasksFailed};

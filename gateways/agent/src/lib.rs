@@ -15,7 +15,6 @@ mod proxy;
 mod reason;
 mod report;
 mod repository;
-mod request_id;
 mod residency;
 mod serving;
 mod supervise;

@@ -133,7 +133,8 @@ fn encoded(model: &ModelName, request: InferRequest) -> Bytes {
 /// Calls the model once for all; if that fails, once for each.
 async fn run(client: &Client, model: &ModelName, headers: &Headers, members: Vec<Member>, limit: Duration) {
     let requests: Vec<InferRequest> = members.iter().map(|member| member.request.clone()).collect();
-    let together = tokio::time::timeout(limit, client.grpc(model.as_str(), encoded(model, merge(&requests)), headers, limit));
+    let together =
+        tokio::time::timeout(limit, client.grpc(model.as_str(), encoded(model, merge(&requests)), headers, limit));
     let shares = match together.await {
         Ok(Outcome::Answer(answer, headers)) => shares(&answer, &members).map(|shares| (shares, headers)),
         Ok(Outcome::Failed(_)) | Err(_) => None,

@@ -18,6 +18,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("dataflow-core", &["domain", "messages", "oip"]),
     ("dataflow", &["dataflow-core", "domain", "runtime", "topic-log", "worker"]),
     ("model-gateway", &["dataflow-core", "domain", "messages", "oip", "runtime", "topic-log", "worker"]),
+    ("pipeline-gateway", &["api", "dataflow-core", "domain", "messages", "oip", "runtime", "topic-log", "worker"]),
     ("worker", &["api", "dataflow-core", "domain", "messages", "runtime", "topic-log"]),
     ("crds", &["domain", "messages"]),
     ("envoy", &["runtime"]),
@@ -26,7 +27,22 @@ const EDGES: &[(&str, &[&str])] = &[
     ("onnx-server", &["api", "domain", "messages", "oip", "runtime"]),
     (
         "switchyard",
-        &["agent", "api", "crds", "domain", "envoy", "messages", "oip", "onnx-server", "runtime", "scheduler"],
+        &[
+            "agent",
+            "api",
+            "crds",
+            "dataflow",
+            "domain",
+            "envoy",
+            "messages",
+            "model-gateway",
+            "oip",
+            "onnx-server",
+            "pipeline-gateway",
+            "runtime",
+            "scheduler",
+            "topic-log",
+        ],
     ),
 ];
 
@@ -42,7 +58,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("envoy-types", &["xds", "scheduler"]),
     ("heed", &["scheduler", "topic-log"]),
     ("ort", &["onnx-server"]),
-    ("axum", &["onnx-server"]),
+    ("axum", &["onnx-server", "pipeline-gateway"]),
     ("clap", &["switchyard"]),
 ];
 

@@ -4,6 +4,7 @@
 //! built-in server. Children, which die with it: the Envoys and the inference servers. Decides nothing: it puts parts
 //! together and tells a person what happens.
 
+mod dataplane;
 mod demo;
 mod endpoints;
 mod envoys;
@@ -89,6 +90,8 @@ pub(crate) enum Error {
         #[source]
         cause: envoys::Error,
     },
+    #[error("open the log")]
+    Log(#[from] topic_log::Error),
     #[error("start server {SERVER}")]
     Launcher(#[from] launcher::Error),
     #[error("a thread that looked for a part died")]
@@ -114,6 +117,7 @@ struct Sockets {
     control: SocketAddr,
     agents: SocketAddr,
     xds: SocketAddr,
+    workers: SocketAddr,
     health: SocketAddr,
 }
 
@@ -166,6 +170,9 @@ async fn start(flags: &Flags, tasks: &Tasks, started: Instant) -> Result<endpoin
     tasks.spawn("launcher", OnError::StopProcess, launcher.follow(tasks.stop().clone()));
     let inference = start_envoys(flags, &dir, ports, sockets.xds, &foreign.envoy, &health, tasks).await?;
     let first = inference.first().copied().unwrap_or(flags.port_base);
+    let place =
+        dataplane::Place { dir: &dir, workers: sockets.workers, envoy: SocketAddr::from(([127, 0, 0, 1], first)) };
+    let dataplane = dataplane::start(place, ports, &health, tasks).await?;
     let endpoints = Endpoints {
         scheduler: sockets.control.to_string(),
         inference: format!("127.0.0.1:{first}"),
@@ -177,6 +184,11 @@ async fn start(flags: &Flags, tasks: &Tasks, started: Instant) -> Result<endpoin
     say(&format!("ready after {:.1} s", started.elapsed().as_secs_f64()));
     say(&format!("  inference       http://{}  (REST and gRPC, through Envoy)", endpoints.envoys.join(", http://")));
     say(&format!("  scheduler API   {}", endpoints.scheduler));
+    say(&format!(
+        "  pipelines       {}  (gateway, engine and model gateway on the log in {})",
+        dataplane.gateway,
+        dir.join("log").display()
+    ));
     say(&format!("  health          http://{}/ready and /metrics", endpoints.health));
     if flags.demo {
         let places = demo::Places {
@@ -212,6 +224,7 @@ async fn start_scheduler(dir: &Path, ports: Ports, health: &Health, tasks: &Task
         control: local(&listeners.control)?,
         agents: local(&listeners.agents)?,
         xds: local(&listeners.xds)?,
+        workers: local(&listeners.workers)?,
         health: local(&health_listener)?,
     };
     let mut config = scheduler::Config::new(dir.to_owned());

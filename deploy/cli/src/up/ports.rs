@@ -79,6 +79,12 @@ impl Ports {
         bind(self.map(9008)?, "workers of the data plane").await
     }
 
+    /// Of the pipeline gateway: REST and gRPC, both on both.
+    pub(crate) async fn pipelines(self) -> Result<[TcpListener; 2], Error> {
+        let purpose = "the pipeline gateway";
+        Ok([bind(self.map(9010)?, purpose).await?, bind(self.map(9011)?, purpose).await?])
+    }
+
     pub(crate) async fn health(self) -> Result<TcpListener, Error> {
         bind(self.map(9999)?, "health and metrics").await
     }

@@ -29,11 +29,11 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
-use crate::request_id::RequestIds;
 use crate::residency::Residency;
 use crate::serving::Phase;
 use body::ResponseBody;
 use messages::Budget;
+use runtime::RequestIds;
 
 /// Tensors are large: windows of 64 KiB would cost a round trip for each of them.
 const STREAM_WINDOW: u32 = 1 << 20;
@@ -114,7 +114,8 @@ impl Proxy {
 
     /// The client's id of a request, or one of ours, which the server then sees too.
     fn request_id(&self, headers: &mut HeaderMap) -> HeaderValue {
-        headers.entry(REQUEST_ID).or_insert_with(|| self.ids.next()).clone()
+        let made = || HeaderValue::from_str(&self.ids.next()).expect("digits and letters make a header value");
+        headers.entry(REQUEST_ID).or_insert_with(made).clone()
     }
 
     /// For people.

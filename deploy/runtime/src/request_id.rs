@@ -5,19 +5,20 @@ use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use http::HeaderValue;
-
 const DIGITS: &[u8; 32] = b"0123456789abcdefghijklmnopqrstuv";
 const LENGTH: usize = 20;
 
-/// The ids of one proxy.
-pub(crate) struct RequestIds {
+/// The ids of one process.
+#[derive(Debug)]
+pub struct RequestIds {
     maker: [u8; 5],
     count: AtomicU32,
 }
 
 impl RequestIds {
-    pub(crate) fn new() -> Self {
+    /// Ids of a maker of their own.
+    #[must_use]
+    pub fn new() -> Self {
         let nanos = since_epoch().subsec_nanos().to_be_bytes();
         let [_, a, b, c] = nanos;
         let [.., d, e] = process::id().to_be_bytes();
@@ -25,7 +26,7 @@ impl RequestIds {
     }
 
     /// The next id: seconds, maker, count.
-    pub(crate) fn next(&self) -> HeaderValue {
+    pub fn next(&self) -> String {
         let seconds = (since_epoch().as_secs() as u32).to_be_bytes();
         let [_, high, middle, low] = self.count.fetch_add(1, Ordering::Relaxed).to_be_bytes();
         let mut bits: u128 = 0;
@@ -34,12 +35,13 @@ impl RequestIds {
         }
         // 12 bytes are 96 bits, 20 digits are 100.
         bits <<= 4;
-        let mut text = [0_u8; LENGTH];
-        for (index, digit) in text.iter_mut().enumerate() {
-            let shift = 5 * (LENGTH - 1 - index);
-            *digit = DIGITS[(bits >> shift) as usize & 31];
-        }
-        HeaderValue::from_bytes(&text).expect("digits and letters make a header value")
+        (0..LENGTH).rev().map(|index| char::from(DIGITS[(bits >> (5 * index)) as usize & 31])).collect()
+    }
+}
+
+impl Default for RequestIds {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -54,8 +56,7 @@ mod tests {
     #[test]
     fn ids_are_twenty_characters_and_all_different() {
         let ids = RequestIds::new();
-        let made: std::collections::BTreeSet<String> =
-            (0..1000).map(|_| ids.next().to_str().expect("text").to_owned()).collect();
+        let made: std::collections::BTreeSet<String> = (0..1000).map(|_| ids.next()).collect();
         assert_eq!(made.len(), 1000);
         assert!(made.iter().all(|id| id.len() == LENGTH && id.bytes().all(|b| b.is_ascii_alphanumeric())));
     }

@@ -1,0 +1,113 @@
+//! What runs pipelines on one machine: the embedded log, and a pipeline gateway, an engine and a model gateway on it.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::{Topics, WorkerName};
+use pipeline_gateway::ErrorStyle;
+use runtime::health::Health;
+use runtime::{OnError, Stop, Tasks};
+use topic_log::embedded::{Durability, Settings};
+use topic_log::{Embedded, Log};
+
+use super::Error;
+use super::ports::Ports;
+
+/// Most requests for pipelines that wait for their answers; a waiting one costs about a kilobyte.
+const PENDING_MAX: usize = 10_000;
+
+/// Largest request and answer of a pipeline, what Envoy's stream windows are made for.
+const MAX_MESSAGE_BYTES: usize = 64 << 20;
+
+/// Longest call of a model (`MODELGATEWAY_WORKER_TIMEOUT_MS`).
+const CALL_LIMIT: Duration = Duration::from_secs(120);
+
+/// How often old segments of the log are looked for.
+const RETAIN_EVERY: Duration = Duration::from_secs(30);
+
+/// What it stands on.
+pub(super) struct Place<'a> {
+    pub(super) dir: &'a Path,
+    /// The scheduler's port for workers.
+    pub(super) workers: SocketAddr,
+    /// The Envoy by which models are called.
+    pub(super) envoy: SocketAddr,
+}
+
+/// What it is reached by.
+pub(super) struct DataPlane {
+    pub(super) gateway: SocketAddr,
+}
+
+pub(super) async fn start(place: Place<'_>, ports: Ports, health: &Health, tasks: &Tasks) -> Result<DataPlane, Error> {
+    let folder = place.dir.join("log");
+    let durability = if std::env::var_os("SWITCHYARD_LOG_DURABILITY").is_some_and(|value| value == "disk") {
+        Durability::Disk
+    } else {
+        Durability::Process
+    };
+    let open = move || Embedded::open(Settings { durability, ..Settings::new(folder) });
+    let embedded = tokio::task::spawn_blocking(open).await.map_err(|_| Error::Panicked)??;
+    tasks.spawn("log-retention", OnError::Log, retain(embedded.clone(), tasks.stop().clone()));
+    let log: Arc<dyn Log> = Arc::new(embedded);
+    let listeners = ports.pipelines().await?;
+    let gateway = listeners[0].local_addr().map_err(Error::Address)?;
+    let (topics, schedulers, envoy) = (Topics::default(), vec![place.workers.to_string()], place.envoy.to_string());
+    let name = |text| WorkerName::parse(text).map_err(|_| Error::Panicked);
+    let metrics =
+        (pipeline_gateway::Metrics::default(), dataflow::Metrics::default(), model_gateway::Metrics::default());
+    let written = metrics.clone();
+    health.add_metrics(Arc::new(move |text| {
+        written.0.write(text);
+        written.1.write(text);
+        written.2.write(text);
+    }));
+    let compatible = std::env::var_os("SWITCHYARD_COMPATIBLE_ERRORS").is_some_and(|value| value == "true");
+    let config = pipeline_gateway::Config {
+        name: name("pipeline-gateway-0")?,
+        schedulers: schedulers.clone(),
+        address: gateway,
+        envoy: envoy.clone(),
+        topics: topics.clone(),
+        pending_max: PENDING_MAX,
+        max_message_bytes: MAX_MESSAGE_BYTES,
+        errors: if compatible { ErrorStyle::Compatible } else { ErrorStyle::Structured },
+        metrics: metrics.0,
+    };
+    let stop = tasks.stop();
+    let part = pipeline_gateway::run(config, listeners.into(), Arc::clone(&log), stop.clone());
+    tasks.spawn("pipeline-gateway", OnError::StopProcess, part);
+    let config = dataflow::Config {
+        name: name("engine-0")?,
+        schedulers: schedulers.clone(),
+        topics: topics.clone(),
+        metrics: metrics.1,
+    };
+    tasks.spawn("dataflow-engine", OnError::StopProcess, dataflow::run(config, Arc::clone(&log), stop.clone()));
+    let config = model_gateway::Config {
+        name: name("model-gateway-0")?,
+        schedulers,
+        envoy,
+        topics,
+        call_limit: CALL_LIMIT,
+        metrics: metrics.2,
+    };
+    tasks.spawn("model-gateway", OnError::StopProcess, model_gateway::run(config, log, stop.clone()));
+    Ok(DataPlane { gateway })
+}
+
+async fn retain(log: Embedded, stop: Stop) -> Result<(), topic_log::Error> {
+    loop {
+        tokio::select! {
+            () = stop.requested() => return Ok(()),
+            () = tokio::time::sleep(RETAIN_EVERY) => {}
+        }
+        let log = log.clone();
+        let retained = tokio::task::spawn_blocking(move || log.retain()).await;
+        if let Ok(Err(error)) = retained {
+            tracing::warn!(%error, "old segments of the log cannot be removed");
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Why a request has no answer, and what that is in HTTP and in gRPC: one function for each protocol.
+
+use axum::body::Body;
+use axum::response::Response;
+use dataflow_core::Failure as Ended;
+use domain::PipelineName;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, StatusCode};
+use tonic::{Code, Status};
+
+/// How errors of pipelines are told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ErrorStyle {
+    /// With the status and the step of the failure.
+    #[default]
+    Structured,
+    /// As the compatible system does: 400 and UNKNOWN with `<step> : <text>`.
+    Compatible,
+}
+
+/// A status of gRPC travels in a header.
+const TEXT_LONGEST: usize = 4_000;
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error("no pipeline is named: send the header seldon-model: <name>.pipeline")]
+    NoTarget,
+    #[error("{0:?} is no pipeline: the header seldon-model must be <name>.pipeline")]
+    BadTarget(String),
+    #[error("there is no pipeline {0}")]
+    Unknown(PipelineName),
+    #[error("pipeline {0} is not ready")]
+    NotReady(PipelineName),
+    #[error("pipeline {0} has no output, so it answers nobody; write to its inputs topic instead")]
+    NoOutput(PipelineName),
+    #[error(transparent)]
+    Message(#[from] oip::Error),
+    #[error("{header}: {value:?} {problem}")]
+    Header { header: &'static str, value: String, problem: &'static str },
+    #[error("the headers x-… have {bytes} bytes together, at most {limit} are taken")]
+    Headers { bytes: usize, limit: usize },
+    #[error("read the body: {0}")]
+    Body(String),
+    #[error("the message is larger than the limit of {0} bytes")]
+    TooLarge(usize),
+    #[error("{0} requests wait for their answers already")]
+    Full(usize),
+    #[error("the log does not take the request: {0}")]
+    Log(topic_log::Error),
+    #[error("no answer within {0} ms")]
+    Deadline(u64),
+    #[error("{}", .0.text)]
+    Ended(Ended),
+    #[error("the answer of pipeline {pipeline} is no valid message: {reason}")]
+    Answer { pipeline: PipelineName, reason: String },
+    #[error("the steps cannot be asked whether they are ready: {0}")]
+    Steps(String),
+    #[error("the gateway is stopping")]
+    Stopping,
+}
+
+impl Failure {
+    fn codes(&self) -> (Code, u16) {
+        match self {
+            Self::NoTarget | Self::BadTarget(_) | Self::Header { .. } | Self::Body(_) | Self::Message(_) => {
+                (Code::InvalidArgument, 400)
+            }
+            Self::Headers { .. } => (Code::InvalidArgument, 431),
+            Self::Unknown(_) => (Code::NotFound, 404),
+            Self::NoOutput(_) => (Code::FailedPrecondition, 422),
+            Self::TooLarge(_) => (Code::ResourceExhausted, 413),
+            Self::Log(topic_log::Error::TooLarge { .. }) => (Code::ResourceExhausted, 413),
+            Self::Full(_) => (Code::ResourceExhausted, 429),
+            Self::NotReady(_) | Self::Log(_) | Self::Stopping => (Code::Unavailable, 503),
+            Self::Deadline(_) => (Code::DeadlineExceeded, 504),
+            Self::Ended(ended) => (Code::from_i32(ended.code), ended.status),
+            Self::Answer { .. } | Self::Steps(_) => (Code::Internal, 500),
+        }
+    }
+
+    fn step(&self) -> &str {
+        match self {
+            Self::Ended(ended) => &ended.step,
+            _ => "",
+        }
+    }
+
+    /// The label of the metric `seldon_pipeline_infer_total`.
+    pub(crate) fn status(&self) -> u16 {
+        self.codes().1
+    }
+
+    pub(crate) fn code(&self) -> Code {
+        self.codes().0
+    }
+
+    pub(crate) fn to_response(&self, style: ErrorStyle) -> Response {
+        if let (ErrorStyle::Compatible, Self::Ended(ended)) = (style, self) {
+            let mut response = Response::new(Body::from(format!("{} : {}", ended.step, ended.text)));
+            *response.status_mut() = StatusCode::BAD_REQUEST;
+            return response;
+        }
+        let (code, status) = self.codes();
+        let body = serde_json::json!({ "error": self.to_string(), "step": self.step(), "code": name(code) });
+        let mut response = Response::new(Body::from(body.to_string()));
+        *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response
+    }
+
+    pub(crate) fn to_status(&self, style: ErrorStyle) -> Status {
+        let shown = |text: String| text.chars().take(TEXT_LONGEST).collect::<String>();
+        if let (ErrorStyle::Compatible, Self::Ended(ended)) = (style, self) {
+            return Status::unknown(shown(format!("{} : {}", ended.step, ended.text)));
+        }
+        let mut status = Status::new(self.code(), shown(self.to_string()));
+        if let Ok(step) = self.step().parse()
+            && !self.step().is_empty()
+        {
+            status.metadata_mut().insert(dataflow_core::name::ERROR_STEP, step);
+        }
+        status
+    }
+}
+
+/// As gRPC writes it.
+pub(crate) fn name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}

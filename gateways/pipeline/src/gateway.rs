@@ -1,0 +1,240 @@
+//! One request, whatever protocol it came by: books a place, writes the entry, waits for the answer.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use dataflow_core::{Branch, Envelope, Failure as Ended, Headers, Root, Slot, name};
+use domain::{End, PipelineName, REQUEST_LONGEST_MS, Time, TopicOf, Topics};
+use http::HeaderMap;
+use http_body_util::Full;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use runtime::RequestIds;
+use topic_log::{Append, Header, Log};
+use worker::now;
+
+use crate::failure::{ErrorStyle, Failure};
+use crate::metrics::Metrics;
+use crate::pending::Pending;
+use crate::pipelines::Pipelines;
+
+/// How long a caller waits unless it says otherwise.
+pub(crate) const TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
+
+/// The header of ours that says otherwise.
+pub(crate) const TIMEOUT_HEADER: &str = "switchyard-timeout-ms";
+
+/// Most bytes of `x-…` headers that travel with a request.
+const HEADERS_MAX: usize = 64 << 10;
+
+/// What all requests share.
+pub(crate) struct Gateway {
+    pub(crate) log: Arc<dyn Log>,
+    pub(crate) topics: Topics,
+    pub(crate) pipelines: Pipelines,
+    pub(crate) pending: Pending,
+    pub(crate) errors: ErrorStyle,
+    pub(crate) metrics: Metrics,
+    pub(crate) envoy: String,
+    pub(crate) http: Client<HttpConnector, Full<Bytes>>,
+    pub(crate) max_message_bytes: usize,
+    ids: RequestIds,
+    chance: [RandomState; 2],
+    count: AtomicU64,
+}
+
+/// A request that is understood.
+pub(crate) struct Entry {
+    pub(crate) pipeline: PipelineName,
+    /// `x-…` headers, names in lower case.
+    pub(crate) headers: Headers,
+    pub(crate) request_id: String,
+    pub(crate) timeout: Duration,
+    /// An encoded `ModelInferRequest`.
+    pub(crate) message: Bytes,
+}
+
+/// An answer.
+pub(crate) struct Reply {
+    /// An encoded `ModelInferResponse`.
+    pub(crate) message: Bytes,
+    /// `x-…` headers for the caller.
+    pub(crate) headers: Headers,
+    /// `<partition>.<pipeline>.<request id>`
+    pub(crate) key: String,
+}
+
+impl Gateway {
+    pub(crate) fn new(
+        log: Arc<dyn Log>,
+        config: &crate::Config,
+        pipelines: Pipelines,
+        pending: Pending,
+        http: Client<HttpConnector, Full<Bytes>>,
+    ) -> Self {
+        Self {
+            log,
+            topics: config.topics.clone(),
+            pipelines,
+            pending,
+            errors: config.errors,
+            metrics: config.metrics.clone(),
+            envoy: config.envoy.clone(),
+            http,
+            max_message_bytes: config.max_message_bytes,
+            ids: RequestIds::new(),
+            chance: [RandomState::new(), RandomState::new()],
+            count: AtomicU64::new(0),
+        }
+    }
+
+    /// 128 bits that no other gateway has, either: keys of the hash come from the system.
+    fn chance(&self) -> u128 {
+        let count = (self.count.fetch_add(1, Ordering::Relaxed), now().0);
+        let [high, low] = [&self.chance[0], &self.chance[1]].map(|state| u128::from(state.hash_one(count)));
+        high << 64 | low
+    }
+
+    pub(crate) fn new_id(&self) -> String {
+        self.ids.next()
+    }
+
+    /// Sends a request through its pipeline.
+    pub(crate) async fn infer(&self, entry: Entry) -> Result<Reply, Failure> {
+        let began = Instant::now();
+        let known = self.pipelines.get(&entry.pipeline).ok_or_else(|| Failure::Unknown(entry.pipeline.clone()))?;
+        let version = known.active.ok_or_else(|| Failure::NotReady(entry.pipeline.clone()))?;
+        if !known.has_output {
+            return Err(Failure::NoOutput(entry.pipeline));
+        }
+        let chance = self.chance();
+        let root = Root(chance);
+        let at = usize::try_from(chance % known.entries.len().max(1) as u128).unwrap_or(0);
+        let partition = known.entries.get(at).copied().unwrap_or(0);
+        let mut booked = self.pending.book(root).map_err(Failure::Full)?;
+        let key = format!("{partition}.{}.{}", entry.pipeline, entry.request_id);
+        let milliseconds = u64::try_from(entry.timeout.as_millis()).unwrap_or(u64::MAX);
+        let topic = self.topics.name(&TopicOf::Pipeline(entry.pipeline.clone(), End::Inputs));
+        let envelope = Envelope {
+            root,
+            slot: Slot::of_entry(root),
+            branch: Branch::default(),
+            deadline: Some(Time(now().0.saturating_add(milliseconds))),
+            pipeline: Some(entry.pipeline),
+            version: Some(version),
+        };
+        let headers = envelope.write(entry.headers, &topic, partition);
+        let record = Append {
+            key: key.clone().into(),
+            value: entry.message,
+            headers: headers.into_iter().map(|(name, value)| Header { name, value }).collect(),
+        };
+        let entered = self.log.append(&topic, partition, record);
+        // Both limits at once: the log may take its time, too.
+        let answered = async {
+            entered.await.map_err(Failure::Log)?;
+            (&mut booked.answer).await.map_err(|_| Failure::Stopping)
+        };
+        let left = entry.timeout.saturating_sub(began.elapsed());
+        let record = tokio::time::timeout(left, answered).await.map_err(|_| Failure::Deadline(milliseconds))??;
+        let headers: Headers = record.headers.into_iter().map(|header| (header.name, header.value)).collect();
+        if let Some(ended) = Ended::of(&headers, &record.value) {
+            return Err(Failure::Ended(ended));
+        }
+        let headers = headers.into_iter().filter(|(name, _)| name.starts_with("x-")).collect();
+        Ok(Reply { message: record.value, headers, key })
+    }
+}
+
+/// The pipeline that a request is for: Envoy's word, else the client's, else the path's.
+pub(crate) fn target(headers: &HeaderMap, path: Option<&str>) -> Result<PipelineName, Failure> {
+    let last = |name: &str| headers.get_all(name).iter().next_back().and_then(|value| value.to_str().ok());
+    let named = last(domain::header::INTERNAL_MODEL).or_else(|| last(domain::header::MODEL));
+    let (text, name) = match (named, path) {
+        (Some(text), _) => (text, text.strip_suffix(".pipeline")),
+        (None, Some(path)) => (path, Some(path)),
+        (None, None) => return Err(Failure::NoTarget),
+    };
+    let name = name.and_then(|name| PipelineName::parse(name).ok());
+    name.ok_or_else(|| Failure::BadTarget(text.chars().take(256).collect()))
+}
+
+/// The `x-…` headers of a request, and its id, which is made if there is none.
+pub(crate) fn travelling(headers: &HeaderMap, gateway: &Gateway) -> Result<(Headers, String), Failure> {
+    let kept = headers.iter().filter(|(name, _)| {
+        let name = name.as_str();
+        name.starts_with("x-") && name != name::VERSION && name != name::REQUEST_ID
+    });
+    let mut kept: Headers =
+        kept.map(|(name, value)| (name.as_str().to_owned(), Bytes::copy_from_slice(value.as_bytes()))).collect();
+    let given = headers.get(name::REQUEST_ID).and_then(|id| id.to_str().ok()).filter(|id| !id.is_empty());
+    let id = given.map_or_else(|| gateway.new_id(), str::to_owned);
+    kept.push((name::REQUEST_ID.to_owned(), id.clone().into()));
+    let bytes = kept.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if bytes > HEADERS_MAX {
+        return Err(Failure::Headers { bytes, limit: HEADERS_MAX });
+    }
+    Ok((kept, id))
+}
+
+/// How long the caller waits.
+pub(crate) fn timeout(headers: &HeaderMap) -> Result<Duration, Failure> {
+    let Some(value) = headers.get(TIMEOUT_HEADER) else { return Ok(grpc_timeout(headers).unwrap_or(TIMEOUT_DEFAULT)) };
+    let text = value.to_str().unwrap_or_default();
+    let bad = || Failure::Header {
+        header: TIMEOUT_HEADER,
+        value: text.chars().take(100).collect(),
+        problem: "is no number of milliseconds from 1 to 600000",
+    };
+    let milliseconds: u64 = text.parse().map_err(|_| bad())?;
+    if (1..=REQUEST_LONGEST_MS).contains(&milliseconds) { Ok(Duration::from_millis(milliseconds)) } else { Err(bad()) }
+}
+
+/// `grpc-timeout`: at most eight digits and a unit.
+fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let number: u64 = digits.parse().ok()?;
+    let timeout = match unit {
+        "H" => Duration::from_secs(number.saturating_mul(3_600)),
+        "M" => Duration::from_secs(number.saturating_mul(60)),
+        "S" => Duration::from_secs(number),
+        "m" => Duration::from_millis(number),
+        "u" => Duration::from_micros(number),
+        "n" => Duration::from_nanos(number),
+        _ => return None,
+    };
+    Some(timeout.min(Duration::from_millis(REQUEST_LONGEST_MS)))
+}
+
+/// What became of a question about readiness.
+pub(crate) enum Readiness {
+    Ready,
+    /// The first step that is not.
+    NotReady(String),
+}
+
+impl Gateway {
+    /// All steps of the pipeline are ready, by their own account through Envoy (`spec/data-plane.md` §5.7).
+    pub(crate) async fn readiness(&self, name: &PipelineName) -> Result<Readiness, Failure> {
+        let known = self.pipelines.get(name).ok_or_else(|| Failure::Unknown(name.clone()))?;
+        if known.active.is_none() {
+            return Ok(Readiness::NotReady(format!("pipeline {name}")));
+        }
+        for step in &known.steps {
+            let request = http::Request::get(format!("http://{}/v2/models/{step}/ready", self.envoy))
+                .header(domain::header::MODEL, step.as_str())
+                .body(Full::new(Bytes::new()))
+                .map_err(|error| Failure::Steps(error.to_string()))?;
+            let answer = self.http.request(request).await.map_err(|error| Failure::Steps(error.to_string()))?;
+            if !answer.status().is_success() {
+                return Ok(Readiness::NotReady(format!("step {step}")));
+            }
+        }
+        Ok(Readiness::Ready)
+    }
+}

@@ -1,0 +1,154 @@
+//! The gRPC side: `inference.GRPCInferenceService` (`spec/data-plane.md` §5.2).
+//!
+//! An answer carries its tensors as the request did: raw contents for raw contents, typed for typed.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Instant;
+
+use api::inference::grpc_inference_service_server::{GrpcInferenceService, GrpcInferenceServiceServer};
+use domain::PipelineName;
+use messages::inference::{
+    ModelInferRequest, ModelInferResponse, ModelMetadataRequest, ModelMetadataResponse, ModelReadyRequest,
+    ModelReadyResponse, RepositoryIndexRequest, RepositoryIndexResponse, RepositoryModelLoadRequest,
+    RepositoryModelLoadResponse, RepositoryModelUnloadRequest, RepositoryModelUnloadResponse, ServerLiveRequest,
+    ServerLiveResponse, ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
+};
+use oip::{Contents, InferRequest, InferResponse};
+use prost::Message;
+use tonic::metadata::{Ascii, MetadataKey, MetadataMap, MetadataValue};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::failure::{Failure, name};
+use crate::gateway::{Entry, Gateway, Readiness, Reply, target, timeout, travelling};
+
+pub(crate) struct Grpc {
+    gateway: Arc<Gateway>,
+}
+
+pub(crate) fn service(gateway: Arc<Gateway>) -> GrpcInferenceServiceServer<Grpc> {
+    let limit = gateway.max_message_bytes;
+    // Answers are as large as the last step makes them.
+    GrpcInferenceServiceServer::new(Grpc { gateway })
+        .max_decoding_message_size(limit)
+        .max_encoding_message_size(usize::MAX)
+}
+
+impl Grpc {
+    async fn infer(
+        &self,
+        headers: &http::HeaderMap,
+        pipeline: Result<PipelineName, Failure>,
+        message: ModelInferRequest,
+    ) -> Result<Response<ModelInferResponse>, Failure> {
+        let pipeline = pipeline?;
+        let (kept, request_id) = travelling(headers, &self.gateway)?;
+        let timeout = timeout(headers)?;
+        let is_typed = message.raw_input_contents.is_empty() && !message.inputs.is_empty();
+        let request = InferRequest::from_proto(message)?;
+        let request = InferRequest { model_name: String::new(), model_version: String::new(), ..request };
+        let message = request.into_proto(Contents::Raw).encode_to_vec().into();
+        let entry = Entry { pipeline: pipeline.clone(), headers: kept, request_id, timeout, message };
+        let reply = self.gateway.infer(entry).await?;
+        answer(reply, is_typed).map_err(|reason| Failure::Answer { pipeline, reason })
+    }
+}
+
+fn answer(reply: Reply, is_typed: bool) -> Result<Response<ModelInferResponse>, String> {
+    let mut message = ModelInferResponse::decode(reply.message).map_err(|error| error.to_string())?;
+    if is_typed && !message.raw_output_contents.is_empty() {
+        let normal = InferResponse::from_proto(message).map_err(|error| error.to_string())?;
+        message = normal.into_proto(Contents::Typed);
+    }
+    let mut response = Response::new(message);
+    let metadata: &mut MetadataMap = response.metadata_mut();
+    if let Ok(key) = reply.key.parse::<MetadataValue<Ascii>>() {
+        metadata.append(domain::header::REQUEST_ID, key);
+    }
+    for (name, value) in reply.headers {
+        if let (Ok(name), Ok(value)) = (name.parse::<MetadataKey<Ascii>>(), MetadataValue::try_from(value.as_ref())) {
+            metadata.append(name, value);
+        }
+    }
+    Ok(response)
+}
+
+#[tonic::async_trait]
+impl GrpcInferenceService for Grpc {
+    async fn model_infer(&self, request: Request<ModelInferRequest>) -> Result<Response<ModelInferResponse>, Status> {
+        let began = Instant::now();
+        let (metadata, _, message) = request.into_parts();
+        let headers = metadata.into_headers();
+        let pipeline = target(&headers, None);
+        let label = pipeline.as_ref().map(ToString::to_string).unwrap_or_default();
+        let answered = self.infer(&headers, pipeline, message).await;
+        let code = answered.as_ref().map_or_else(Failure::code, |_| tonic::Code::Ok);
+        self.gateway.metrics.count(&label, "grpc", name(code), began.elapsed());
+        answered.map_err(|failure| failure.to_status(self.gateway.errors))
+    }
+
+    async fn model_ready(&self, request: Request<ModelReadyRequest>) -> Result<Response<ModelReadyResponse>, Status> {
+        // What routed the request here names the pipeline; a caller of ours may name it in the message.
+        let headers = request.metadata().clone().into_headers();
+        let named = request.into_inner().name;
+        let named = named.strip_suffix(".pipeline").unwrap_or(&named);
+        let pipeline = target(&headers, Some(named)).map_err(|failure| failure.to_status(self.gateway.errors))?;
+        match self.gateway.readiness(&pipeline).await {
+            Ok(readiness) => Ok(Response::new(ModelReadyResponse { ready: matches!(readiness, Readiness::Ready) })),
+            Err(failure) => Err(failure.to_status(self.gateway.errors)),
+        }
+    }
+
+    async fn server_live(&self, _: Request<ServerLiveRequest>) -> Result<Response<ServerLiveResponse>, Status> {
+        Ok(Response::new(ServerLiveResponse { live: true }))
+    }
+
+    async fn server_ready(&self, _: Request<ServerReadyRequest>) -> Result<Response<ServerReadyResponse>, Status> {
+        Ok(Response::new(ServerReadyResponse { ready: true }))
+    }
+
+    async fn server_metadata(
+        &self,
+        _: Request<ServerMetadataRequest>,
+    ) -> Result<Response<ServerMetadataResponse>, Status> {
+        Err(Status::unimplemented("a pipeline is no server"))
+    }
+
+    async fn model_metadata(
+        &self,
+        _: Request<ModelMetadataRequest>,
+    ) -> Result<Response<ModelMetadataResponse>, Status> {
+        Err(Status::unimplemented("pipelines have no metadata"))
+    }
+
+    type ModelStreamInferStream =
+        Pin<Box<dyn tonic::codegen::tokio_stream::Stream<Item = Result<ModelInferResponse, Status>> + Send>>;
+
+    async fn model_stream_infer(
+        &self,
+        _: Request<Streaming<ModelInferRequest>>,
+    ) -> Result<Response<Self::ModelStreamInferStream>, Status> {
+        Err(Status::unimplemented("pipelines answer with one message"))
+    }
+
+    async fn repository_index(
+        &self,
+        _: Request<RepositoryIndexRequest>,
+    ) -> Result<Response<RepositoryIndexResponse>, Status> {
+        Err(Status::unimplemented("a pipeline has no repository"))
+    }
+
+    async fn repository_model_load(
+        &self,
+        _: Request<RepositoryModelLoadRequest>,
+    ) -> Result<Response<RepositoryModelLoadResponse>, Status> {
+        Err(Status::unimplemented("a pipeline has no repository"))
+    }
+
+    async fn repository_model_unload(
+        &self,
+        _: Request<RepositoryModelUnloadRequest>,
+    ) -> Result<Response<RepositoryModelUnloadResponse>, Status> {
+        Err(Status::unimplemented("a pipeline has no repository"))
+    }
+}

@@ -1,0 +1,44 @@
+//! `seldon_pipeline_infer_total` and its like (`spec/data-plane.md` §8.2), for `/metrics`.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// Most pipelines that are counted one by one; names come from requests.
+const PIPELINES_MAX: usize = 20_000;
+
+/// Counts and seconds of all requests. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics(Arc<Mutex<BTreeMap<(String, &'static str, String), (u64, f64)>>>);
+
+impl Metrics {
+    pub(crate) fn count(&self, pipeline: &str, method: &'static str, code: &str, took: Duration) {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (pipeline.to_owned(), method, code.to_owned());
+        if counts.len() >= PIPELINES_MAX && !counts.contains_key(&key) {
+            return;
+        }
+        let entry = counts.entry(key).or_default();
+        entry.0 += 1;
+        entry.1 += took.as_secs_f64();
+    }
+
+    /// Appends them in Prometheus' text format.
+    pub fn write(&self, text: &mut String) {
+        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut metric = |name: &str, help: &str, of: fn(&(u64, f64)) -> f64| {
+            // Writing to a string cannot fail.
+            let _infallible = writeln!(text, "# HELP {name} {help}.\n# TYPE {name} counter");
+            for ((pipeline, method, code), value) in counts.iter() {
+                let labels = format!(
+                    "server=\"pipeline-gateway\",pipeline=\"{pipeline}\",method_type=\"{method}\",code=\"{code}\""
+                );
+                let _infallible = writeln!(text, "{name}{{{labels}}} {}", of(value));
+            }
+        };
+        #[expect(clippy::cast_precision_loss, reason = "what is counted stays far below 2^53")]
+        metric("seldon_pipeline_infer_total", "Requests for pipelines", |of| of.0 as f64);
+        metric("seldon_pipeline_infer_seconds_total", "Seconds that they took together", |of| of.1);
+    }
+}
