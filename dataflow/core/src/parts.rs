@@ -216,10 +216,15 @@ impl Parts {
     }
 
     /// Only the tensors that are wanted, in the order of the message, under their new names. `wanted` is `None` for all.
+    ///
+    /// A tensor without elements is no data: whoever wants it by name does not get it, and a message in which there is
+    /// nothing else is empty. (A graph of ONNX cannot leave an output out, so this is how it chooses a branch.)
     #[must_use]
     pub fn select(mut self, wanted: Option<&[String]>, renamed: &[(String, String)]) -> Self {
         if let Some(wanted) = wanted {
-            self.tensors.retain(|tensor| wanted.contains(&tensor.name));
+            self.tensors.retain(|tensor| wanted.contains(&tensor.name) && tensor.has_elements());
+        } else if !self.tensors.iter().any(Tensor::has_elements) {
+            self.tensors.clear();
         }
         for tensor in &mut self.tensors {
             if let Some((_, new)) = renamed.iter().find(|(old, _)| *old == tensor.name) {
@@ -303,6 +308,30 @@ impl Tensor {
 
     fn problem(&self, problem: impl Into<String>) -> Malformed {
         Malformed::Tensor { name: self.name.clone(), problem: problem.into() }
+    }
+
+    /// No dimension of its shape is 0.
+    fn has_elements(&self) -> bool {
+        const SHAPE: u64 = 3;
+        let mut fields = Fields { message: &self.body, at: 0 };
+        while let Ok(Some(field)) = fields.next() {
+            if field.number != SHAPE {
+                continue;
+            }
+            // Packed, or each dimension for itself: the last byte of a number is the one without the upper bit, and a
+            // number is 0 if it is one byte that is 0.
+            let is_zero = match &field.payload {
+                Some(packed) => packed
+                    .iter()
+                    .enumerate()
+                    .any(|(at, byte)| *byte == 0 && at.checked_sub(1).is_none_or(|before| packed[before] < 0x80)),
+                None => self.body.get(field.end - 1) == Some(&0) && field.end - field.start == 2,
+            };
+            if is_zero {
+                return false;
+            }
+        }
+        true
     }
 
     /// Raw contents are as long as datatype and shape say.

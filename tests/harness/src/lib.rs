@@ -11,6 +11,7 @@ mod envoy;
 pub mod iris;
 mod load;
 mod logs;
+pub mod onnx;
 mod part;
 mod ports;
 pub mod python;
@@ -21,6 +22,7 @@ mod scenario;
 mod scheduler;
 mod stack;
 mod until;
+mod up;
 
 pub use agent::Agent;
 pub use binary::{Said, run, switchyard};
@@ -37,6 +39,7 @@ pub use scenario::scenario;
 pub use scheduler::Scheduler;
 pub use stack::{Shape, Stack};
 pub use until::until;
+pub use up::Up;
 
 /// The built-in server.
 pub const SERVER: &str = "onnx";

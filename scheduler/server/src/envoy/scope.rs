@@ -76,7 +76,14 @@ pub(super) fn resource(name: &RoutableName, route: &DomainRoute, shape: impl Fn(
     let mut routes: Vec<Route> = match backends.as_slice() {
         [(only, shape)] => {
             let version = only.target.internal_name();
-            let to = |door: &Door| to_cluster(&version, *door, target(&only.target, *shape, *door));
+            let to = |door: &Door| {
+                let mut route = to_cluster(&version, *door, target(&only.target, *shape, *door));
+                if only.target.model().is_none() {
+                    // The answer names the routes of its steps already; this one comes after them.
+                    route.response_headers_to_add.push(route_header(&version));
+                }
+                route
+            };
             doors(widest(&mut [*shape].into_iter())).iter().map(to).collect()
         }
         several => {
