@@ -10,6 +10,7 @@ mod experiments;
 mod first_light;
 mod kill;
 mod partial;
+mod pipeline_kills;
 mod pipelines;
 mod rollout;
 mod thousand;
