@@ -182,7 +182,11 @@ async fn judge(log: &Embedded) -> Result<Found> {
         let deadline: u64 = text(&entry, "switchyard-deadline").context("deadline")?.parse()?;
         let Some(records) = ends.get(&root) else {
             // Nobody waited any more when its turn came; as long as there was a turn.
-            if deadline < last { found.expired += 1 } else { found.lost.push(root) }
+            if deadline < last {
+                found.expired += 1
+            } else {
+                found.lost.push(root)
+            }
             continue;
         };
         let slots: BTreeSet<_> = records.iter().map(|record| text(record, "switchyard-slot")).collect();

@@ -3,20 +3,23 @@
 //! Invariants: every record taken is held until all that is derived from it is acknowledged; an operator's emission has a
 //! slot by lineage, so that another owner would write the same one.
 
+mod emit;
+mod fail;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use domain::{End, PipelineName, Time, TopicOf, Topics};
 
-use crate::envelope::{Envelope, Headers, name, union};
+use crate::envelope::{Envelope, Headers, name};
 use crate::failure::Failure;
 use crate::flow::{At, Context, Flow};
 use crate::owner::{Owner, Place, Stamp};
-use crate::parts::{Format, Malformed, Parts};
+use crate::parts::Parts;
 use crate::plan::{Plan, Reading};
-use crate::slot::{Branch, Root, Slot};
-use crate::topology::{Operator, OperatorKind, Topology};
+use crate::slot::Root;
+use crate::topology::{Operator, Topology};
 use crate::window::Datum;
 
 /// Most requests with open windows before entries have to wait.
@@ -251,38 +254,6 @@ impl Engine {
         }
     }
 
-    /// Its version is forgotten, although somebody waits.
-    fn end_without_version(&mut self, pipeline: &PipelineName, version: u32, taken: Taken) {
-        let text = format!("version {version} of pipeline {pipeline} is gone");
-        let failure = Failure::new(pipeline.as_str(), Failure::UNAVAILABLE, text);
-        let topology = Topology {
-            pipeline: pipeline.clone(),
-            version,
-            operators: Vec::new(),
-            output: None,
-            revisits_max: 0,
-            is_single: true,
-        };
-        let Taken { envelope, key, headers, stamp, .. } = taken;
-        self.end(&Arc::new(topology), &envelope, &key, &headers, &failure, pipeline.as_str(), vec![stamp]);
-    }
-
-    fn malformed(&mut self, topology: &Arc<Topology>, taken: &Taken, error: &Malformed, format: Format, is_own: bool) {
-        self.counters.malformed += 1;
-        if !is_own {
-            return;
-        }
-        let message = match format {
-            Format::Request => "ModelInferRequest",
-            Format::Response => "ModelInferResponse",
-        };
-        let text = format!("a record of {} is no {message}: {error}", taken.topic);
-        let failure = Failure::new(topology.pipeline.as_str(), Failure::INVALID, text);
-        self.owner.hold(taken.stamp);
-        let Taken { envelope, key, headers, stamp, .. } = taken;
-        self.end(topology, envelope, key, headers, &failure, topology.pipeline.as_str(), vec![*stamp]);
-    }
-
     /// One side of one operator gets a record.
     fn side(&mut self, reading: &Reading, taken: &Taken, parts: Parts, is_own: bool, now: Time) {
         let topology = &reading.topology;
@@ -324,26 +295,6 @@ impl Engine {
         let open = self.flows.get(&flow_key).map(Flow::open).unwrap_or_default();
         open.into_iter().filter(|(open, _)| *open == at.0).for_each(|at| self.look(&flow_key, at, now));
         self.tidy(&flow_key, taken.stamp);
-    }
-
-    fn too_often(&mut self, topology: &Arc<Topology>, operator: &Operator, taken: &Taken, envelope: &Envelope) {
-        let text = format!(
-            "request {} came back to {} more often than the {} times that maxStepRevisits allows",
-            request(&taken.headers),
-            operator.shown(),
-            topology.revisits_max
-        );
-        let failure = Failure::new(operator.name(), Failure::PRECONDITION, text);
-        self.owner.hold(taken.stamp);
-        self.end(
-            topology,
-            envelope,
-            &taken.key,
-            &taken.headers,
-            &failure,
-            topology.pipeline.as_str(),
-            vec![taken.stamp],
-        );
     }
 
     /// The record of a side that holds none of the wanted tensors. The hold on it is the flow's.
@@ -465,195 +416,6 @@ impl Engine {
             self.settle(&flow_key, stamp, now);
             self.owner.release(stamp);
         }
-    }
-
-    /// An operator emits what its data are together. Its stamps are those of the data and the triggers.
-    fn fire(&mut self, topology: &Arc<Topology>, at: At, data: Vec<Datum>, any: Option<u16>, triggers: Vec<Stamp>) {
-        let operator = &topology.operators[at.0];
-        let mut stamps: Vec<Stamp> = data.iter().map(|datum| datum.stamp).collect();
-        stamps.extend(triggers);
-        let sources: Vec<Slot> = data.iter().map(|datum| datum.envelope.slot).collect();
-        let is_joined = operator.data > 1 && any.is_none();
-        let mut data = data.into_iter();
-        let Some(first) = data.next() else { return };
-        let (mut envelope, key, mut headers, mut all) = (first.envelope, first.key, first.headers, vec![first.parts]);
-        for datum in data {
-            union(&mut headers, &datum.headers);
-            let both = [envelope.deadline, datum.envelope.deadline];
-            envelope.deadline = both.into_iter().flatten().min();
-            all.push(datum.parts);
-        }
-        envelope.branch = match any {
-            Some(side) => envelope.branch.by(side),
-            None if is_joined => Branch { count: at.1, sides: Vec::new() },
-            None => envelope.branch,
-        };
-        envelope.slot = Slot::of_emission(&topology.pipeline, operator.name(), envelope.root, &envelope.branch);
-        let parts = match Parts::join(all) {
-            Ok(parts) => parts,
-            Err(error) => {
-                let failure = Failure::new(operator.name(), Failure::INVALID, error.to_string());
-                self.end(topology, &envelope, &key, &headers, &failure, topology.pipeline.as_str(), stamps);
-                return;
-            }
-        };
-        if let Some(batch) = operator.batch {
-            let window = batch.window_ms.map(|window| format!("/{window}")).unwrap_or_default();
-            headers.retain(|(name, _)| name != name::BATCH);
-            let header = (name::BATCH.to_owned(), format!("{}{window}", batch.size).into());
-            self.emit(topology, operator, envelope, key, headers, vec![header], parts.write(operator.format()), stamps);
-            return;
-        }
-        let mut extra = Headers::new();
-        if operator.is_external() && sources.len() > 1 {
-            let sources: Vec<String> = sources.iter().map(Slot::to_string).collect();
-            extra.push((name::SOURCES.to_owned(), sources.join(",").into()));
-        }
-        self.emit(topology, operator, envelope, key, headers, extra, parts.write(operator.format()), stamps);
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "a record has many parts")]
-    fn emit(
-        &mut self,
-        topology: &Arc<Topology>,
-        operator: &Operator,
-        envelope: Envelope,
-        key: Bytes,
-        headers: Headers,
-        extra: Headers,
-        value: Bytes,
-        stamps: Vec<Stamp>,
-    ) {
-        let outstanding = Outstanding {
-            stamps,
-            topology: Arc::clone(topology),
-            envelope,
-            key,
-            headers,
-            is_error: false,
-            operator: operator.name().to_owned(),
-        };
-        self.write(operator.sink.clone(), outstanding, extra, value);
-    }
-
-    /// Ends a request with an error in the outputs of its pipeline.
-    #[expect(clippy::too_many_arguments, reason = "a record has many parts")]
-    fn end(
-        &mut self,
-        topology: &Arc<Topology>,
-        envelope: &Envelope,
-        key: &Bytes,
-        headers: &Headers,
-        failure: &Failure,
-        failed: &str,
-        stamps: Vec<Stamp>,
-    ) {
-        let slot = Slot::of_end(&topology.pipeline, envelope.root);
-        let mut headers = headers.clone();
-        headers.retain(|(name, _)| name != name::ERRORS);
-        let outstanding = Outstanding {
-            stamps,
-            topology: Arc::clone(topology),
-            envelope: Envelope { slot, version: Some(topology.version), ..envelope.clone() },
-            key: key.clone(),
-            headers,
-            is_error: true,
-            operator: failure.step.clone(),
-        };
-        let sink = TopicOf::Pipeline(topology.pipeline.clone(), End::Outputs);
-        self.write(sink, outstanding, failure.headers(failed), failure.text.clone().into());
-    }
-
-    fn write(&mut self, topic: TopicOf, outstanding: Outstanding, extra: Headers, value: Bytes) {
-        if self.owner.is_emitted(outstanding.envelope.slot) {
-            self.counters.found += 1;
-            outstanding.stamps.iter().for_each(|stamp| self.owner.release(*stamp));
-            return;
-        }
-        let id = EmissionId(self.next);
-        self.next += 1;
-        self.counters.emitted += 1;
-        let mut headers =
-            outstanding.envelope.write(outstanding.headers.clone(), &self.topics.name(&topic), self.partition);
-        headers.extend(extra);
-        self.emissions.push(Emission { id, topic, key: outstanding.key.clone(), headers, value });
-        self.outstanding.insert(id, outstanding);
-    }
-
-    /// The log has it.
-    pub fn acked(&mut self, id: EmissionId) {
-        if let Some(outstanding) = self.outstanding.remove(&id) {
-            outstanding.stamps.iter().for_each(|stamp| self.owner.release(*stamp));
-        }
-    }
-
-    /// The log will never take it: the request ends with an error instead.
-    pub fn refused(&mut self, id: EmissionId, reason: &str) {
-        let Some(outstanding) = self.outstanding.remove(&id) else { return };
-        if outstanding.is_error {
-            self.counters.lost_errors += 1;
-            outstanding.stamps.iter().for_each(|stamp| self.owner.release(*stamp));
-            return;
-        }
-        let Outstanding { stamps, topology, envelope, key, headers, operator, .. } = outstanding;
-        let failure =
-            Failure::new(&operator, Failure::INTERNAL, format!("what {operator} gets cannot be written: {reason}"));
-        let failed = topology.pipeline.to_string();
-        self.end(&topology, &envelope, &key, &headers, &failure, &failed, stamps);
-    }
-
-    /// A model failed.
-    fn take_error(&mut self, plan: &Plan, taken: Taken, now: Time) {
-        let failure = Failure::of(&taken.headers, &taken.value);
-        let (Some(failure), Some(pipeline)) = (failure, taken.envelope.pipeline.clone()) else {
-            return self.ignore(taken.stamp);
-        };
-        let version = taken.envelope.version.or_else(|| plan.active_at(&pipeline, taken.time));
-        let version = version.and_then(|version| plan.version(&pipeline, version));
-        let Some(topology) = version.map(|version| Arc::clone(&version.topology)) else {
-            return self.ignore(taken.stamp);
-        };
-        let failed = crate::envelope::text(&taken.headers, name::ERRORS).unwrap_or_default().to_owned();
-        self.owner.hold(taken.stamp);
-        let (envelope, stamps) = (&taken.envelope, vec![taken.stamp]);
-        self.end(&topology, envelope, &taken.key, &taken.headers, &failure, &failed, stamps);
-        let step = topology
-            .operators
-            .iter()
-            .position(|operator| matches!(&operator.kind, OperatorKind::Step(model) if model.as_str() == failed));
-        if let Some(step) = step
-            && topology.operators.iter().any(|operator| !operator.is_simple())
-        {
-            self.fail_step(&topology, step, &failure, &taken, now);
-        }
-        self.owner.release(taken.stamp);
-    }
-
-    /// Nothing comes of a step any more.
-    fn fail_step(&mut self, topology: &Arc<Topology>, step: usize, failure: &Failure, taken: &Taken, now: Time) {
-        let key: FlowKey = (topology.pipeline.clone(), topology.version, taken.envelope.root);
-        self.owner.hold(taken.stamp);
-        let flow = self.flow(topology, &key, taken);
-        flow.is_ended = true;
-        for (at, operator) in topology.operators.iter().enumerate() {
-            for (number, side) in operator.sides.iter().enumerate() {
-                let is_answer = matches!(&side.topic, TopicOf::Model(_, End::Outputs)) && side.source == Some(step);
-                if is_answer {
-                    let count =
-                        if operator.is_cyclic { taken.envelope.branch.count + u32::from(side.is_back) } else { 0 };
-                    flow.rule_out((at, count), number, format!("{} failed: {}", failure.step, failure.text));
-                }
-            }
-        }
-        flow.keep(taken.stamp);
-        self.settle(&key, taken.stamp, now);
-    }
-
-    /// A version is gone: whatever it had in hand is dropped.
-    pub fn forget_version(&mut self, pipeline: &PipelineName, version: u32) {
-        let range = (pipeline.clone(), version, Root(0))..=(pipeline.clone(), version, Root(u128::MAX));
-        let keys: Vec<FlowKey> = self.flows.range(range).map(|(key, _)| key.clone()).collect();
-        keys.iter().for_each(|key| self.drop_flow(key));
     }
 }
 
