@@ -20,6 +20,7 @@ const MAX_ENDPOINTS_FILE: u64 = 64 << 10;
 pub(crate) enum Target {
     Scheduler,
     Inference,
+    Log,
 }
 
 impl Target {
@@ -28,6 +29,7 @@ impl Target {
         match self {
             Target::Scheduler => "--scheduler-host",
             Target::Inference => "--inference-host",
+            Target::Log => "--log-host",
         }
     }
 
@@ -35,6 +37,7 @@ impl Target {
         match self {
             Target::Scheduler => "SELDON_SCHEDULE_HOST",
             Target::Inference => "SELDON_INFER_HOST",
+            Target::Log => "SWITCHYARD_LOG_HOST",
         }
     }
 
@@ -42,6 +45,7 @@ impl Target {
         match self {
             Target::Scheduler => "127.0.0.1:9004",
             Target::Inference => "127.0.0.1:9000",
+            Target::Log => "127.0.0.1:9012",
         }
     }
 
@@ -50,6 +54,7 @@ impl Target {
         match self {
             Target::Scheduler => "0.0.0.0:9004",
             Target::Inference => "0.0.0.0:9000",
+            Target::Log => "0.0.0.0:9012",
         }
     }
 
@@ -63,6 +68,8 @@ impl Target {
             Target::Scheduler => Ok(config.controlplane.scheduler_host),
             Target::Inference if config.dataplane.tls => Err(config::Error::Tls { key, field: "dataplane.tls" }),
             Target::Inference => Ok(config.dataplane.infer_host),
+            // The compatible configuration knows Kafka only.
+            Target::Log => Ok(String::new()),
         }
     }
 }
@@ -72,6 +79,7 @@ impl fmt::Display for Target {
         f.write_str(match self {
             Target::Scheduler => "the scheduler",
             Target::Inference => "Envoy",
+            Target::Log => "the log",
         })
     }
 }
@@ -147,6 +155,7 @@ pub(crate) enum Place<'a> {
 struct Endpoints {
     scheduler: Option<String>,
     inference: Option<String>,
+    log: Option<String>,
 }
 
 /// Where `target` is. `variable` reads the environment.
@@ -166,6 +175,7 @@ pub(crate) fn find(
             let written = match target {
                 Target::Scheduler => endpoints.scheduler,
                 Target::Inference => endpoints.inference,
+                Target::Log => endpoints.log,
             };
             if let Some(text) = written {
                 return parse(target, &text, Origin::File(path));

@@ -1,6 +1,7 @@
 //! Connections to the scheduler and to Envoy. Each call is made once; who waits asks again.
 
 pub(crate) mod inference;
+pub(crate) mod log;
 pub(crate) mod scheduler;
 
 use std::time::Duration;

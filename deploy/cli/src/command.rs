@@ -33,6 +33,8 @@ pub(crate) enum Verb {
     Experiment(verb::experiment::Group),
     /// Inspect and scale servers.
     Server(verb::server::Group),
+    /// Find out where a request for a pipeline stops.
+    Doctor(Box<verb::doctor::Flags>),
     /// Declare everything that a file has.
     #[command(after_help = "Documents may be models, pipelines, experiments and servers.
 
@@ -112,6 +114,20 @@ pub(crate) struct SchedulerFlags {
     /// Address of the scheduler [else: endpoints.json in --dir, the active config, $SELDON_SCHEDULE_HOST, 127.0.0.1:9004]
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) scheduler_host: Option<String>,
+}
+
+/// How to reach the log.
+#[derive(Debug, Args)]
+pub(crate) struct LogFlags {
+    /// Address of the log [else: endpoints.json in --dir, $SWITCHYARD_LOG_HOST, 127.0.0.1:9012]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) log_host: Option<String>,
+}
+
+impl LogFlags {
+    pub(crate) fn address(&self, installation: &Installation) -> Result<Address, address::Error> {
+        address::find(Target::Log, self.log_host.as_deref(), Place::Installation(&installation.dir), variable)
+    }
 }
 
 /// How to reach the models.

@@ -65,6 +65,7 @@ fn run(verb: Verb) -> Result<(), Error> {
     match verb {
         Verb::Model(model) => block_on(verb::model::run(model.verb, &mut Output::stdout())),
         Verb::Pipeline(pipeline) => block_on(verb::pipeline::run(pipeline.verb, &mut Output::stdout())),
+        Verb::Doctor(flags) => block_on(verb::doctor::run(*flags, &mut Output::stdout())),
         Verb::Experiment(experiment) => block_on(verb::experiment::run(experiment.verb, &mut Output::stdout())),
         Verb::Load(flags) => block_on(verb::file::load(flags, None, &mut Output::stdout())),
         Verb::Unload(flags) => block_on(verb::file::unload(flags, &mut Output::stdout())),

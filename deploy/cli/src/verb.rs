@@ -2,9 +2,11 @@
 
 pub(crate) mod apply;
 pub(crate) mod config;
+pub(crate) mod doctor;
 pub(crate) mod experiment;
 pub(crate) mod file;
 pub(crate) mod infer;
+pub(crate) mod inspect;
 pub(crate) mod model;
 pub(crate) mod pipeline;
 pub(crate) mod server;
@@ -37,6 +39,12 @@ pub(crate) enum Error {
     Leaving(Named),
     #[error("give the name of the {kind}, or a manifest with -f")]
     NameOrFile { kind: Kind },
+    #[error("{text:?} names no topics: {problem}")]
+    Expression { text: String, problem: String },
+    #[error("the log ends: {0}")]
+    Tap(String),
+    #[error("a request would not come through, see above")]
+    Unwell,
     #[error("give the request as an argument or with -f, and not both")]
     OneRequest,
     #[error(transparent)]

@@ -12,8 +12,8 @@ use runtime::{OnError, Stop, Tasks};
 use topic_log::embedded::{Durability, Settings};
 use topic_log::{Embedded, Log};
 
-use super::Error;
 use super::ports::Ports;
+use super::{Error, log_service};
 
 /// Most requests for pipelines that wait for their answers; a waiting one costs about a kilobyte.
 const PENDING_MAX: usize = 10_000;
@@ -39,6 +39,7 @@ pub(super) struct Place<'a> {
 /// What it is reached by.
 pub(super) struct DataPlane {
     pub(super) gateway: SocketAddr,
+    pub(super) log: SocketAddr,
 }
 
 pub(super) async fn start(place: Place<'_>, ports: Ports, health: &Health, tasks: &Tasks) -> Result<DataPlane, Error> {
@@ -52,6 +53,9 @@ pub(super) async fn start(place: Place<'_>, ports: Ports, health: &Health, tasks
     let embedded = tokio::task::spawn_blocking(open).await.map_err(|_| Error::Panicked)??;
     tasks.spawn("log-retention", OnError::Log, retain(embedded.clone(), tasks.stop().clone()));
     let log: Arc<dyn Log> = Arc::new(embedded);
+    let log_listener = ports.log().await?;
+    let log_address = log_listener.local_addr().map_err(Error::Address)?;
+    tasks.spawn("log", OnError::StopProcess, log_service::serve(Arc::clone(&log), log_listener, tasks.clone()));
     let listeners = ports.pipelines().await?;
     let gateway = listeners[0].local_addr().map_err(Error::Address)?;
     let (topics, schedulers, envoy) = (Topics::default(), vec![place.workers.to_string()], place.envoy.to_string());
@@ -95,7 +99,7 @@ pub(super) async fn start(place: Place<'_>, ports: Ports, health: &Health, tasks
         metrics: metrics.2,
     };
     tasks.spawn("model-gateway", OnError::StopProcess, model_gateway::run(config, log, stop.clone()));
-    Ok(DataPlane { gateway })
+    Ok(DataPlane { gateway, log: log_address })
 }
 
 async fn retain(log: Embedded, stop: Stop) -> Result<(), topic_log::Error> {

@@ -14,6 +14,8 @@ pub(crate) struct Endpoints {
     pub(crate) inference: String,
     /// Inference, of every Envoy.
     pub(crate) envoys: Vec<String>,
+    /// The log.
+    pub(crate) log: String,
     /// Health and metrics.
     pub(crate) health: String,
     /// The process.

@@ -9,6 +9,7 @@ mod demo;
 mod endpoints;
 mod envoys;
 mod launcher;
+mod log_service;
 mod ports;
 mod replica;
 
@@ -177,6 +178,7 @@ async fn start(flags: &Flags, tasks: &Tasks, started: Instant) -> Result<endpoin
         scheduler: sockets.control.to_string(),
         inference: format!("127.0.0.1:{first}"),
         envoys: inference.iter().map(|port| format!("127.0.0.1:{port}")).collect(),
+        log: dataplane.log.to_string(),
         health: sockets.health.to_string(),
         pid: std::process::id(),
     };
@@ -189,6 +191,7 @@ async fn start(flags: &Flags, tasks: &Tasks, started: Instant) -> Result<endpoin
         dataplane.gateway,
         dir.join("log").display()
     ));
+    say(&format!("  log             {}", endpoints.log));
     say(&format!("  health          http://{}/ready and /metrics", endpoints.health));
     if flags.demo {
         let places = demo::Places {

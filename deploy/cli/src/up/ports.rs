@@ -85,6 +85,10 @@ impl Ports {
         Ok([bind(self.map(9010)?, purpose).await?, bind(self.map(9011)?, purpose).await?])
     }
 
+    pub(crate) async fn log(self) -> Result<TcpListener, Error> {
+        bind(self.map(9012)?, "the log").await
+    }
+
     pub(crate) async fn health(self) -> Result<TcpListener, Error> {
         bind(self.map(9999)?, "health and metrics").await
     }

@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use messages::scheduler as wire;
 use wire::pipeline_version_state::PipelineStatus as State;
 
-use super::{file, infer, model, status};
+use super::{file, infer, inspect, model, status};
 use crate::client::scheduler::Scheduler;
 use crate::command::{Format, FormatFlag, Installation, SchedulerFlags, WaitFlags};
 use crate::failure::Error;
@@ -37,6 +37,10 @@ pub(crate) enum Verb {
     #[command(after_help = "Example:
   switchyard pipeline infer ocr -f request.json")]
     Infer(Box<model::Infer>),
+    /// Show what is in the topics of a pipeline.
+    Inspect(Box<inspect::Inspect>),
+    /// Follow the records of a pipeline as they come.
+    Tap(Box<inspect::Tap>),
 }
 
 #[derive(Debug, Args)]
@@ -98,6 +102,8 @@ pub(crate) async fn run(verb: Verb, output: &mut Output) -> Result<(), Error> {
             list(flags.output.format, Voice::Switchyard, &mut scheduler, output).await
         }
         Verb::Infer(flags) => infer::run(flags.plan(infer::of_pipeline)?, Voice::Switchyard, output).await,
+        Verb::Inspect(flags) => inspect::inspect(*flags, output).await,
+        Verb::Tap(flags) => inspect::tap(*flags, output).await,
     }
 }
 
