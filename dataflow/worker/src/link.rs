@@ -130,11 +130,14 @@ pub enum Said {
     Released(Shard),
 }
 
+/// The present stream's number, and what takes reports to its socket.
+type WayBack = Arc<Mutex<Option<(u64, mpsc::Sender<wire::Report>)>>>;
+
 /// What is heard by one stream, and the way back.
 pub struct Connected {
     /// What the scheduler says, with the number of the stream it says it by.
     pub told: mpsc::Receiver<(u64, Told)>,
-    said: Arc<Mutex<Option<(u64, mpsc::Sender<wire::Report>)>>>,
+    said: WayBack,
     held: Arc<Mutex<BTreeSet<Shard>>>,
 }
 
@@ -180,7 +183,7 @@ impl Connected {
 pub struct Link {
     config: LinkConfig,
     told: mpsc::Sender<(u64, Told)>,
-    said: Arc<Mutex<Option<(u64, mpsc::Sender<wire::Report>)>>>,
+    said: WayBack,
     held: Arc<Mutex<BTreeSet<Shard>>>,
     stop: Stop,
 }

@@ -8,9 +8,12 @@ use std::time::Duration;
 /// Most pipelines that are counted one by one; names come from requests.
 const PIPELINES_MAX: usize = 20_000;
 
+/// Count and seconds, by pipeline, method and code.
+type Counts = BTreeMap<(String, &'static str, String), (u64, f64)>;
+
 /// Counts and seconds of all requests. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct Metrics(Arc<Mutex<BTreeMap<(String, &'static str, String), (u64, f64)>>>);
+pub struct Metrics(Arc<Mutex<Counts>>);
 
 impl Metrics {
     pub(crate) fn count(&self, pipeline: &str, method: &'static str, code: &str, took: Duration) {

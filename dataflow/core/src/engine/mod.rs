@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use domain::{End, PipelineName, Time, TopicOf, Topics};
+use domain::{End, JoinKind, PipelineName, Time, TopicOf, Topics};
 
 use crate::envelope::{Envelope, Headers, name};
 use crate::failure::Failure;
@@ -18,7 +18,7 @@ use crate::flow::{At, Context, Flow};
 use crate::owner::{Owner, Place, Stamp};
 use crate::parts::Parts;
 use crate::plan::{Plan, Reading};
-use crate::slot::Root;
+use crate::slot::{Branch, Root, Slot};
 use crate::topology::{Operator, Topology};
 use crate::window::Datum;
 
@@ -286,6 +286,11 @@ impl Engine {
             self.fire(topology, at, vec![datum], None, Vec::new());
             return;
         }
+        if self.is_done_already(topology, at, reading.side, &datum.envelope) {
+            // The owner before has written what this was a part of.
+            self.owner.release(datum.stamp);
+            return;
+        }
         let flow_key = flow_key(topology, operator, &datum.envelope, key);
         let flow = self.flow(topology, &flow_key, taken);
         if let Some(unneeded) = flow.put(at, reading.side, datum, taken.time) {
@@ -294,7 +299,21 @@ impl Engine {
         // An external pair may have been put elsewhere than at 0.
         let open = self.flows.get(&flow_key).map(Flow::open).unwrap_or_default();
         open.into_iter().filter(|(open, _)| *open == at.0).for_each(|at| self.look(&flow_key, at, now));
-        self.tidy(&flow_key, taken.stamp);
+        self.tidy(&flow_key, taken.stamp, now);
+    }
+
+    /// What comes of this side was found in its sink.
+    fn is_done_already(&self, topology: &Topology, at: At, side: usize, envelope: &Envelope) -> bool {
+        let operator = &topology.operators[at.0];
+        let joined = Branch { count: at.1, sides: Vec::new() };
+        let branch = match (operator.data, operator.join) {
+            (1, _) => envelope.branch.clone(),
+            (_, JoinKind::Any) if side >= operator.data => return false,
+            (_, JoinKind::Any) => envelope.branch.clone().by(u16::try_from(side).unwrap_or(u16::MAX)),
+            (_, JoinKind::Inner | JoinKind::Outer) => joined,
+        };
+        let slot = Slot::of_emission(&topology.pipeline, operator.name(), envelope.root, &branch);
+        self.owner.is_emitted(slot)
     }
 
     /// The record of a side that holds none of the wanted tensors. The hold on it is the flow's.
@@ -339,7 +358,7 @@ impl Engine {
             }
             open = left;
         }
-        self.tidy(flow_key, stamp);
+        self.tidy(flow_key, stamp, now);
     }
 
     fn look(&mut self, flow_key: &FlowKey, at: At, now: Time) {
@@ -358,21 +377,26 @@ impl Engine {
     }
 
     /// Ends the request if nothing can come of it, and forgets the flow if it is not needed any more.
-    fn tidy(&mut self, flow_key: &FlowKey, stamp: Stamp) {
+    fn tidy(&mut self, flow_key: &FlowKey, stamp: Stamp, now: Time) {
         let Some(flow) = self.flows.get_mut(flow_key) else { return };
         // Whoever waits is told; of data that nobody waits for, some are filtered out on purpose.
+        let is_waited_for = flow.context.envelope.deadline.is_some_and(|deadline| now < deadline);
         if !flow.is_ended
-            && flow.context.envelope.deadline.is_some()
+            && is_waited_for
             && let Some((step, reason)) = flow.hopeless()
         {
             flow.is_ended = true;
-            let topology = Arc::clone(&flow.topology);
-            self.counters.ended += 1;
-            let Context { envelope, key, headers } = flow.context.clone();
-            self.owner.hold(stamp);
-            let failure = Failure::new(step, Failure::PRECONDITION, reason);
-            let failed = topology.pipeline.to_string();
-            self.end(&topology, &envelope, &key, &headers, &failure, &failed, vec![stamp]);
+            let (topology, context) = (Arc::clone(&flow.topology), flow.context.clone());
+            let Context { envelope, key, headers } = context;
+            let at = topology.output.map(|output| (output, envelope.branch.count));
+            let is_answered = at.is_some_and(|at| self.is_done_already(&topology, at, 0, &envelope));
+            if !is_answered {
+                self.counters.ended += 1;
+                self.owner.hold(stamp);
+                let failure = Failure::new(step, Failure::PRECONDITION, reason);
+                let failed = topology.pipeline.to_string();
+                self.end(&topology, &envelope, &key, &headers, &failure, &failed, vec![stamp]);
+            }
         }
         self.keep_or_drop(flow_key);
     }

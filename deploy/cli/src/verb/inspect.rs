@@ -115,7 +115,7 @@ pub(crate) async fn inspect(flags: Inspect, output: &mut Output) -> Result<(), E
             json!({"topics": topics.collect::<Vec<_>>()}).to_string()
         }
         Shape::Raw => {
-            let topic = |(name, messages): &(String, Vec<(BTreeMap<String, String>, String, Value)>)| {
+            let topic = |(name, messages): &(String, Vec<Shown>)| {
                 let lines = messages.iter().map(|(_, key, value)| format!("Key:\t{key}\nValue:\t{}\n", text(value)));
                 format!("Topic:\t{name}\n{}---", lines.collect::<String>())
             };
@@ -204,13 +204,11 @@ fn is_asked_for(record: &wire::Record, asked: &Asked, request_id: Option<&str>) 
     of_pipeline && of_request
 }
 
-/// Headers, key and value of a record; none if it does not hold the tensor that is asked for.
-fn message(
-    of: &TopicOf,
-    record: &wire::Record,
-    asked: &Asked,
-    truncate: bool,
-) -> Option<(BTreeMap<String, String>, String, Value)> {
+/// Headers, key and value of a record.
+type Shown = (BTreeMap<String, String>, String, Value);
+
+/// A record for people; none if it does not hold the tensor that is asked for.
+fn message(of: &TopicOf, record: &wire::Record, asked: &Asked, truncate: bool) -> Option<Shown> {
     let headers = record.headers.iter().map(|header| (header.name.clone(), lossy(&header.value))).collect();
     let mut value = decoded(of, &record.value).unwrap_or_else(|| Value::String(lossy(&record.value)));
     if let Some(tensor) = &asked.tensor {
