@@ -144,7 +144,7 @@ impl Graph {
 /// The models that the samples of pipelines use, by the names and with the tensors of the compatible system's samples:
 /// `add10`, `mul10` (INPUT → OUTPUT), `tfsimple1` to `tfsimple3` (INPUT0, INPUT1 → OUTPUT0 sum, OUTPUT1 difference),
 /// `conditional` (CHOICE, INPUT0, INPUT1 → OUTPUT0 with 0, OUTPUT1 with 1; the other one is empty), `revise` (X → REVISE
-/// or ACCEPT, whichever is not empty, with X one larger; it accepts from 3 on) and `fails`, whose shapes never fit.
+/// or ACCEPT, whichever is not empty, with X one larger; it accepts from 3 on), `exact` (INT64 as it is) and `fails`, whose shapes never fit.
 pub fn samples(parent: &Path) -> Result<Vec<(&'static str, PathBuf)>> {
     const N: &[&str] = &["n"];
     let mut made = Vec::new();
@@ -190,6 +190,8 @@ pub fn samples(parent: &Path) -> Result<Vec<(&'static str, PathBuf)>> {
         .node_with("Compress", &["next", "again"], &["REVISE"], &[("axis", 0)])
         .node_with("Compress", &["next", "done"], &["ACCEPT"], &[("axis", 0)]);
     made.push(("revise", revise.write(parent, "revise")?));
+    let exact = Graph::default().input("INPUT", Element::Int64, N).output("OUTPUT", Element::Int64, N);
+    made.push(("exact", exact.node("Identity", &["INPUT"], &["OUTPUT"]).write(parent, "exact")?));
     let fails = Graph::default()
         .input("INPUT", Element::Float, N)
         .output("OUTPUT", Element::Float, &["o"])

@@ -33,6 +33,13 @@ impl Up {
         Ok(Self { part: Part::new("up", folder.path(), &arguments), folder, ports, pid: None })
     }
 
+    /// With a variable in its environment.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.part = self.part.env(name, value);
+        self
+    }
+
     /// Starts it, or starts it again, and waits until it says where it is.
     pub async fn start(&mut self) -> Result<()> {
         self.part.start().await?;
@@ -105,9 +112,15 @@ impl Up {
 
     /// Declares a pipeline by its manifest, and waits until it is ready.
     pub async fn pipeline(&self, manifest: &str) -> Result<()> {
-        let file = self.folder.path().join("pipeline.yaml");
+        self.declare("pipeline", manifest).await
+    }
+
+    /// Declares what is in a manifest by the verb of its kind, and waits for it.
+    pub async fn declare(&self, kind: &str, manifest: &str) -> Result<()> {
+        let file = self.folder.path().join(format!("{kind}.yaml"));
         std::fs::write(&file, manifest).context("write the manifest")?;
-        self.verb(&["pipeline", "load", "-f", &file.display().to_string(), "--wait"]).await?.well()?;
+        let verb = if kind == "experiment" { "start" } else { "load" };
+        self.verb(&[kind, verb, "-f", &file.display().to_string(), "--wait"]).await?.well()?;
         Ok(())
     }
 }

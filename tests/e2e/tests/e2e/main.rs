@@ -11,6 +11,7 @@ mod first_light;
 mod kill;
 mod partial;
 mod pipeline_kills;
+mod pipeline_life;
 mod pipeline_records;
 mod pipelines;
 mod rollout;
