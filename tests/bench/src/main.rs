@@ -17,6 +17,7 @@ mod load;
 mod lookup;
 mod memory;
 mod mesh;
+mod pipelines;
 mod process;
 mod program;
 mod scheduler;
@@ -60,9 +61,10 @@ enum Scenario {
     Restart,
     Resubscribe,
     Subscribers,
+    Pipelines,
 }
 
-const SCENARIOS: [(&str, Scenario); 10] = [
+const SCENARIOS: [(&str, Scenario); 11] = [
     ("lookup", Scenario::Lookup),
     ("change", Scenario::Change),
     ("latency", Scenario::Latency),
@@ -73,10 +75,11 @@ const SCENARIOS: [(&str, Scenario); 10] = [
     ("storm-restart", Scenario::Restart),
     ("storm-resubscribe", Scenario::Resubscribe),
     ("storm-subscribers", Scenario::Subscribers),
+    ("pipelines", Scenario::Pipelines),
 ];
 
 const USAGE: &str = "usage: cargo run --release -p bench -- [--quick] [all | lookup | change | latency | load | memory | \
-    storm-loads | storm-many | storm-restart | storm-resubscribe | storm-subscribers]...";
+    storm-loads | storm-many | storm-restart | storm-resubscribe | storm-subscribers | pipelines]...";
 
 fn main() -> ExitCode {
     match run() {
@@ -113,6 +116,7 @@ fn run() -> Result<()> {
                 Scenario::Restart => storm::restart::run(size).await,
                 Scenario::Resubscribe => storm::resubscribe::run(size).await,
                 Scenario::Subscribers => storm::subscribers::run(size).await,
+                Scenario::Pipelines => pipelines::run(size).await,
             }
         });
         outcome.with_context(|| format!("scenario {name}"))?;
