@@ -1,5 +1,5 @@
-//! What `switchyard up --demo` shows a newcomer: two real models are declared, answer over REST and gRPC through Envoy,
-//! and what happened is told in words.
+//! What `switchyard up --demo` shows a newcomer: two real models and a pipeline are declared, answer over REST and gRPC
+//! through Envoy, and what happened is told in words.
 
 mod file_types;
 mod iris;
@@ -22,6 +22,9 @@ use crate::verb::model::load::until_ready;
 /// How long one of the demo's models may take until it answers.
 const READY_WITHIN_SECS: u64 = 60;
 
+/// A pipeline is ready within milliseconds.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(10);
+
 /// How long one call may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -43,6 +46,8 @@ pub(crate) enum Error {
     Model(&'static str),
     #[error("model {model} answered something else than expected: {what}")]
     Answer { model: &'static str, what: String },
+    #[error("{pipeline} is not ready: Envoy says {status}")]
+    NotReady { pipeline: String, status: http::StatusCode },
     #[error("encode the request for model {model}: {cause}")]
     Request { model: &'static str, cause: String },
 }
@@ -103,6 +108,22 @@ impl Calls {
             .await?;
         until_ready(name, 1, Deadline::after(READY_WITHIN_SECS).quietly(), &mut self.scheduler, &self.rest).await?;
         Ok(started.elapsed())
+    }
+
+    /// Declares the pipeline and waits until it answers through Envoy.
+    async fn load_pipeline(&mut self, pipeline: wire::Pipeline) -> Result<Duration, Error> {
+        let (started, name) = (Instant::now(), format!("{}.pipeline", pipeline.name));
+        self.scheduler.load_pipeline(pipeline).await?;
+        loop {
+            let status = self.rest.ready(&name).await?;
+            if status.is_success() {
+                return Ok(started.elapsed());
+            }
+            if started.elapsed().as_secs() >= READY_WITHIN_SECS {
+                return Err(Error::NotReady { pipeline: name, status });
+            }
+            tokio::time::sleep(LOOK_AGAIN_AFTER).await;
+        }
     }
 
     /// One request over REST.

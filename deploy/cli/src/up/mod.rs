@@ -56,7 +56,7 @@ pub(crate) struct Flags {
     /// Moves all ports: 9000 becomes this one, 9004 this one + 4, and so on
     #[arg(long, value_name = "PORT", default_value_t = ports::USUAL_BASE)]
     port_base: u16,
-    /// Load two real models and call them
+    /// Load two real models and a pipeline, and call them
     #[arg(long)]
     demo: bool,
     /// End after the demo, with exit status 0 if all of it went well and 1 if not

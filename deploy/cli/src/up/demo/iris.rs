@@ -3,12 +3,16 @@
 use std::path::Path;
 
 use bytes::Bytes;
+use messages::scheduler as wire;
 use oip::{Datatype, InferRequest, InferResponse, Tensor, TensorData};
 
 use super::{Calls, Error, milliseconds};
 use crate::output::say;
 
 const MODEL: &str = "iris";
+
+/// What its pipeline is called by.
+const PIPELINE: &str = "flowers.pipeline";
 
 /// Trained on the real iris data by `samples/models/iris/train.py`.
 const FILE: &[u8] = include_bytes!("../../../../../samples/models/iris/model.onnx");
@@ -38,7 +42,24 @@ pub(super) async fn show(calls: &mut Calls, folder: &Path) -> Result<(), Error> 
     say(&format!("    REST          {}  ({})", species(&answer)?, milliseconds(took)));
     let (answer, took) = calls.over_grpc(MODEL, request()?).await?;
     say(&format!("    gRPC          {}  ({})", species(&answer)?, milliseconds(took)));
+    let took = calls.load_pipeline(pipeline()).await?;
+    say(&format!("  pipeline flowers  iris, of whose answer only the label is kept; ready in {}", milliseconds(took)));
+    let (answer, took) = calls.over_rest(PIPELINE, &request()?).await?;
+    say(&format!("    REST          {}  ({}, every step in the log)", species(&answer)?, milliseconds(took)));
     Ok(())
+}
+
+/// The model as a pipeline of one step, which answers with one of its tensors.
+fn pipeline() -> wire::Pipeline {
+    wire::Pipeline {
+        name: "flowers".to_owned(),
+        steps: vec![wire::PipelineStep { name: MODEL.to_owned(), ..wire::PipelineStep::default() }],
+        output: Some(wire::PipelineOutput {
+            steps: vec![format!("{MODEL}.outputs.label")],
+            ..wire::PipelineOutput::default()
+        }),
+        ..wire::Pipeline::default()
+    }
 }
 
 fn request() -> Result<InferRequest, Error> {
