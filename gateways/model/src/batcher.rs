@@ -55,6 +55,10 @@ enum Part {
 impl Batcher {
     /// Calls the model together with others, if the record can be.
     pub(crate) async fn call(&self, client: &Client, call: Call, limit: Duration) -> Outcome {
+        if limit.is_zero() {
+            let text = format!("the time of the request was over before model {} was called", call.model);
+            return Outcome::Failed(Failure::new(call.model.as_str(), Failure::DEADLINE, text));
+        }
         let Some((size, window)) = call.batch else { return client.call(call, limit).await };
         let request = request(&call.value);
         let Some((key, rows)) = request.as_ref().and_then(BatchKey::of) else { return client.call(call, limit).await };

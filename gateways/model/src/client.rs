@@ -18,6 +18,9 @@ use tonic::{Code, Status};
 /// Envoy is asked again after this long while it refuses connections.
 const RECONNECT_AFTER: Duration = Duration::from_millis(100);
 
+/// The server may take so much longer than we wait: our own clock is to decide, and tonic would call it CANCELLED.
+const HEAD_START: Duration = Duration::from_millis(500);
+
 const INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
 
 /// Largest answer of a model.
@@ -90,7 +93,7 @@ impl Client {
     pub(crate) async fn grpc(&self, model: &str, message: Bytes, headers: &Headers, limit: Duration) -> Outcome {
         loop {
             let mut request = tonic::Request::new(message.clone());
-            request.set_timeout(limit);
+            request.set_timeout(limit + HEAD_START);
             for (name, value) in headers {
                 let name = name.parse::<MetadataKey<Ascii>>();
                 if let (Ok(name), Ok(value)) = (name, MetadataValue::try_from(value.as_ref())) {
