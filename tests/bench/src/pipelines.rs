@@ -187,7 +187,6 @@ async fn log(size: Size) -> Result<()> {
         while let Some(writer) = writers.join_next().await {
             writer??;
         }
-        #[expect(clippy::cast_precision_loss, reason = "few records")]
         let rate = f64::from(count) / began.elapsed().as_secs_f64();
         let mut reader = log.reader();
         reader.assign(&"t".into(), 7, 0)?;
