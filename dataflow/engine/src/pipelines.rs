@@ -16,13 +16,11 @@ pub(crate) struct Pipelines {
     topics: Topics,
     partitions: u32,
     pub(crate) plan: Shared,
-    /// Topics that are known to be there.
-    made: BTreeSet<TopicOf>,
 }
 
 impl Pipelines {
     pub(crate) fn new(log: Arc<dyn Log>, topics: Topics) -> Self {
-        Self { log, topics, partitions: 1, plan: Shared::default(), made: BTreeSet::from([TopicOf::Errors]) }
+        Self { log, topics, partitions: 1, plan: Shared::default() }
     }
 
     /// Makes what is desired so; gives the topics that shards have to read now, and those that they need no longer.
@@ -85,9 +83,6 @@ impl Pipelines {
         if desired.is_snapshot {
             all.start.insert(TopicOf::Errors);
         }
-        for of in &void {
-            self.made.remove(of);
-        }
         self.log.delete(void.iter().map(|of| self.topics.name(of).into()).collect()).await?;
         Ok(all)
     }
@@ -100,13 +95,10 @@ impl Pipelines {
         Version { topology, active_since: wish.active_since }
     }
 
-    async fn make(&mut self, needed: BTreeSet<TopicOf>) -> Result<(), Error> {
-        let missing: Vec<TopicOf> =
-            needed.into_iter().filter(|of| *of == TopicOf::Errors || !self.made.contains(of)).collect();
-        let new = missing.iter().map(|of| NewTopic { name: self.topics.name(of).into(), partitions: self.partitions });
-        self.log.create(new.collect()).await?;
-        self.made.extend(missing);
-        Ok(())
+    /// Makes the topics that are not there; the log knows which.
+    async fn make(&self, needed: BTreeSet<TopicOf>) -> Result<(), Error> {
+        let new = needed.iter().map(|of| NewTopic { name: self.topics.name(of).into(), partitions: self.partitions });
+        self.log.create(new.collect()).await
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, Plan> {

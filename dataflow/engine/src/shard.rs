@@ -19,6 +19,9 @@ use crate::pipelines::Shared;
 /// A take-over that fails is tried again after this long.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// A window whose time is over stays open while its sources are not read so far: it is not looked at all the time.
+const TICK_AT_MOST_EVERY: Duration = Duration::from_millis(5);
+
 /// How long a shard that is let go of may take to finish what it began.
 const FINISH_WITHIN: Duration = Duration::from_secs(5);
 
@@ -59,7 +62,8 @@ impl Task {
         commit.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut finish: Option<Instant> = None;
         loop {
-            let timer = running.engine.next_timer().map(|at| Duration::from_millis(at.since(now())).min(COMMIT_EVERY));
+            let timer = running.engine.next_timer().map(|at| Duration::from_millis(at.since(now())));
+            let timer = timer.map(|timer| timer.clamp(TICK_AT_MOST_EVERY, COMMIT_EVERY));
             tokio::select! {
                 command = self.lease.commands.recv(), if finish.is_none() => match command {
                     Some(Command::Topics { start, stop, done }) => {
@@ -206,8 +210,13 @@ impl Running {
     }
 
     fn pause(&mut self, which: impl Fn(&TopicOf) -> bool) {
-        let paused: Vec<TopicOf> = self.log.inputs().map(|(_, of)| of.clone()).filter(which).collect();
-        paused.iter().for_each(|of| self.log.pause(of));
+        let inputs = self.log.inputs().filter(|(_, of)| which(of));
+        let paused: Vec<(Arc<str>, TopicOf)> = inputs.map(|(topic, of)| (Arc::clone(topic), of.clone())).collect();
+        for (topic, of) in paused {
+            self.log.pause(&of);
+            // No window waits for what is not read on purpose, or none would ever close and make room.
+            self.engine.owner().read_up_to(&topic, None);
+        }
     }
 
     /// Stores progress for the last time.
