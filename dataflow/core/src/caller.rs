@@ -3,7 +3,6 @@
 //! Invariants: an input is complete when its answer or its error is acknowledged; an answer has the slot of its input.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use domain::{End, ModelName, Time, TopicOf, Topics};
@@ -11,7 +10,7 @@ use domain::{End, ModelName, Time, TopicOf, Topics};
 use crate::engine::{Counters, Emission, EmissionId, Incoming};
 use crate::envelope::{Envelope, Headers, name, text, union};
 use crate::failure::Failure;
-use crate::owner::{Owner, Place, Stamp};
+use crate::owner::{Owner, Stamp};
 use crate::slot::Slot;
 
 /// Names a call until it is answered.
@@ -116,7 +115,7 @@ impl Caller {
         let TopicOf::Model(model, End::Inputs) = record.of else { return None };
         self.counters.records += 1;
         let envelope = Envelope::read(&record.headers, record.topic, record.incarnation, self.partition, record.offset);
-        let place = Place { topic: Arc::clone(record.topic), offset: record.offset };
+        let place = record.place();
         let stamp = self.owner.admit(place, envelope.slot, record.time, now)?;
         if envelope.is_expired(now) {
             self.counters.expired += 1;

@@ -28,6 +28,8 @@ const HELD_MAX: usize = 100_000;
 pub struct Place {
     /// Which topic.
     pub topic: Arc<str>,
+    /// Which of the topics that ever had the name.
+    pub incarnation: u64,
     /// Which record.
     pub offset: u64,
 }
@@ -91,6 +93,7 @@ pub struct Owner {
 
 #[derive(Debug, Default)]
 struct Progress {
+    incarnation: u64,
     low: u64,
     complete: BTreeSet<u64>,
     /// Records below this one may have been read by an owner before.
@@ -114,8 +117,8 @@ impl Owner {
     }
 
     /// Reads the topic from `low` on; what is below `end` may have been read before.
-    pub fn start(&mut self, topic: &Arc<str>, low: u64, end: u64) {
-        let progress = Progress { low, complete: BTreeSet::new(), inherited_end: end };
+    pub fn start(&mut self, topic: &Arc<str>, incarnation: u64, low: u64, end: u64) {
+        let progress = Progress { incarnation, low, complete: BTreeSet::new(), inherited_end: end };
         self.topics.insert(Arc::clone(topic), progress);
     }
 
@@ -196,7 +199,9 @@ impl Owner {
 
     /// A record that needs nothing.
     pub fn complete(&mut self, place: &Place) {
-        let Some(progress) = self.topics.get_mut(&place.topic) else { return };
+        let progress = self.topics.get_mut(&place.topic);
+        // A record of a topic that is gone is nobody's progress, least of all the next topic's of its name.
+        let Some(progress) = progress.filter(|of| of.incarnation == place.incarnation) else { return };
         progress.complete.insert(place.offset);
         let before = progress.low;
         while progress.complete.remove(&progress.low) {
@@ -218,7 +223,8 @@ impl Owner {
             }
             self.dirty.insert(Arc::clone(topic));
         } else {
-            (from..to).for_each(|offset| self.complete(&Place { topic: Arc::clone(topic), offset }));
+            let incarnation = progress.incarnation;
+            (from..to).for_each(|offset| self.complete(&Place { topic: Arc::clone(topic), incarnation, offset }));
         }
     }
 

@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use dataflow_core::{Change, Plan, Topology, Version};
-use domain::{End, PipelineName, TopicOf, Topics};
+use dataflow_core::{Change, Engine, Owner, Plan, Topology, Version};
+use domain::{End, PipelineName, Role, TopicOf, Topics};
 use topic_log::{Error, Log, NewTopic};
-use worker::{Desired, PipelineWish};
+use worker::{Desired, Duty, PipelineWish};
+
+use crate::shard::EngineShard;
 
 /// All topologies, as shards read them.
 pub(crate) type Shared = Arc<RwLock<Plan>>;
@@ -15,7 +17,7 @@ pub(crate) struct Pipelines {
     log: Arc<dyn Log>,
     topics: Topics,
     partitions: u32,
-    pub(crate) plan: Shared,
+    plan: Shared,
 }
 
 impl Pipelines {
@@ -23,8 +25,33 @@ impl Pipelines {
         Self { log, topics, partitions: 1, plan: Shared::default() }
     }
 
-    /// Makes what is desired so; gives the topics that shards have to read now, and those that they need no longer.
-    pub(crate) async fn apply(&mut self, mut desired: Desired) -> Result<Change, Error> {
+    /// Compiled, or the same one as before if nothing about it changed.
+    fn version(&self, name: &PipelineName, wish: &worker::VersionWish) -> Version {
+        let known = self.read().version(name, wish.number).map(|known| Arc::clone(&known.topology));
+        let topology = Topology::compile(&wish.definition, wish.number);
+        let topology = known.filter(|known| **known == topology).unwrap_or_else(|| Arc::new(topology));
+        Version { topology, active_since: wish.active_since }
+    }
+
+    /// Makes the topics that are not there; the log knows which.
+    async fn make(&self, needed: BTreeSet<TopicOf>) -> Result<(), Error> {
+        let new = needed.iter().map(|of| NewTopic { name: self.topics.name(of).into(), partitions: self.partitions });
+        self.log.create(new.collect()).await
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, Plan> {
+        self.plan.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Duty for Pipelines {
+    const ROLE: Role = Role::Engine;
+    const GROUP: &'static str = "seldon-dataflow";
+    const TASKS: [&'static str; 3] = ["engine-link", "engine", "engine-shard"];
+
+    type Work = EngineShard;
+
+    async fn apply(&mut self, mut desired: Desired) -> Result<Change, Error> {
         if let Some(partitions) = desired.partitions {
             self.partitions = partitions;
         }
@@ -87,34 +114,19 @@ impl Pipelines {
         Ok(all)
     }
 
-    /// Compiled, or the same one as before if nothing about it changed.
-    fn version(&self, name: &PipelineName, wish: &worker::VersionWish) -> Version {
-        let known = self.read().version(name, wish.number).map(|known| Arc::clone(&known.topology));
-        let topology = Topology::compile(&wish.definition, wish.number);
-        let topology = known.filter(|known| **known == topology).unwrap_or_else(|| Arc::new(topology));
-        Version { topology, active_since: wish.active_since }
-    }
-
-    /// Makes the topics that are not there; the log knows which.
-    async fn make(&self, needed: BTreeSet<TopicOf>) -> Result<(), Error> {
-        let new = needed.iter().map(|of| NewTopic { name: self.topics.name(of).into(), partitions: self.partitions });
-        self.log.create(new.collect()).await
-    }
-
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, Plan> {
-        self.plan.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Everything that a shard has to read.
-    pub(crate) fn inputs(&self) -> Vec<TopicOf> {
+    fn inputs(&self) -> Vec<TopicOf> {
         self.read().topics().cloned().chain([TopicOf::Errors]).collect()
     }
 
-    /// Everything that a shard may have written.
-    pub(crate) fn sinks(&self) -> Vec<TopicOf> {
+    fn sinks(&self) -> Vec<TopicOf> {
         let plan = self.read();
         let outputs = plan.pipelines().map(|name| TopicOf::Pipeline(name.clone(), End::Outputs));
         let sinks: BTreeSet<TopicOf> = plan.sinks().cloned().chain(outputs).collect();
         sinks.into_iter().collect()
+    }
+
+    fn work(&self) -> impl Fn(u32, Owner) -> EngineShard + Send + 'static {
+        let (topics, plan) = (self.topics.clone(), Arc::clone(&self.plan));
+        move |partition, owner| EngineShard::new(Engine::new(partition, topics.clone(), owner), Arc::clone(&plan))
     }
 }

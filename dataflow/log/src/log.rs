@@ -115,6 +115,10 @@ pub trait Reader: Send {
     fn resume(&mut self, topic: &str, partition: u32);
 
     /// The next records of some partition, when there are any. Cancel-safe: a dropped future loses no record.
+    ///
+    /// # Errors
+    /// [`Error::NoTopic`]: a topic that is read was deleted; its partition is assigned no more, even if there is another
+    /// topic of that name by now. Anything else: a partition cannot be read at the moment; the next call tries again.
     fn next(&mut self) -> BoxFuture<'_, Result<Fetched, Error>>;
 
     /// Nothing can be read right now; of paused partitions nothing is known.

@@ -11,7 +11,7 @@ use crate::link::{Connected, Said};
 const COMMANDS: usize = 64;
 
 /// What the task of a shard is told.
-pub enum Command {
+pub(crate) enum Command {
     /// Read these topics, and those no longer; answered when it is so.
     Topics {
         /// To be read.
@@ -26,24 +26,24 @@ pub enum Command {
 }
 
 /// What a task needs to be one of a shard.
-pub struct Lease {
+pub(crate) struct Lease {
     /// Which shard.
-    pub shard: Shard,
+    pub(crate) shard: Shard,
     /// What it is told.
-    pub commands: mpsc::Receiver<Command>,
+    pub(crate) commands: mpsc::Receiver<Command>,
     finished: mpsc::Sender<Shard>,
 }
 
 impl Lease {
     /// The shard is finished with.
-    pub async fn end(&self) {
+    pub(crate) async fn end(&self) {
         // Nobody listens when the process ends.
         let _ending = self.finished.send(self.shard).await;
     }
 }
 
 /// All shards that this worker owns.
-pub struct Owned {
+pub(crate) struct Owned {
     shards: BTreeMap<u32, Entry>,
     finished: mpsc::Sender<Shard>,
 }
@@ -57,14 +57,13 @@ struct Entry {
 
 impl Owned {
     /// None yet, and what is heard from their tasks.
-    #[must_use]
-    pub fn new() -> (Self, mpsc::Receiver<Shard>) {
+    pub(crate) fn new() -> (Self, mpsc::Receiver<Shard>) {
         let (finished, done) = mpsc::channel(COMMANDS);
         (Self { shards: BTreeMap::new(), finished }, done)
     }
 
     /// A shard is this worker's from now on. An older task of it ends with its commands.
-    pub fn grant(&mut self, stream: u64, shard: Shard, connected: &Connected) -> Lease {
+    pub(crate) fn grant(&mut self, stream: u64, shard: Shard, connected: &Connected) -> Lease {
         let (commands, receiver) = mpsc::channel(COMMANDS);
         self.shards.insert(shard.partition, Entry { shard, commands, stream, is_leaving: false });
         self.tell(connected);
@@ -72,7 +71,7 @@ impl Owned {
     }
 
     /// A shard is to be finished with.
-    pub async fn revoke(&mut self, stream: u64, shard: Shard, connected: &Connected) {
+    pub(crate) async fn revoke(&mut self, stream: u64, shard: Shard, connected: &Connected) {
         match self.shards.get_mut(&shard.partition).filter(|entry| entry.shard == shard) {
             Some(entry) => {
                 (entry.is_leaving, entry.stream) = (true, stream);
@@ -84,7 +83,7 @@ impl Owned {
     }
 
     /// A task has ended.
-    pub fn released(&mut self, shard: Shard, connected: &Connected) {
+    pub(crate) fn released(&mut self, shard: Shard, connected: &Connected) {
         if self.shards.get(&shard.partition).is_some_and(|entry| entry.shard == shard)
             && let Some(entry) = self.shards.remove(&shard.partition)
         {
@@ -94,7 +93,7 @@ impl Owned {
     }
 
     /// Tells all tasks what to read, and waits until they do.
-    pub async fn read(&self, start: &BTreeSet<TopicOf>, stop: &BTreeSet<TopicOf>) {
+    pub(crate) async fn read(&self, start: &BTreeSet<TopicOf>, stop: &BTreeSet<TopicOf>) {
         if start.is_empty() && stop.is_empty() {
             return;
         }

@@ -3,22 +3,19 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use domain::{End, ModelName, TopicOf, Topics};
+use dataflow_core::{Caller, Change, Owner};
+use domain::{End, ModelName, Role, TopicOf, Topics};
 use topic_log::{Error, Log, NewTopic};
-use worker::Desired;
+use worker::{Desired, Duty};
+
+use crate::shard::{Calling, ModelShard};
 
 pub(crate) struct Models {
     log: Arc<dyn Log>,
     topics: Topics,
     partitions: u32,
     known: BTreeSet<ModelName>,
-}
-
-/// Topics to be read from now on, and those not any more.
-#[derive(Default)]
-pub(crate) struct Change {
-    pub(crate) start: BTreeSet<TopicOf>,
-    pub(crate) stop: BTreeSet<TopicOf>,
+    calling: Calling,
 }
 
 fn inputs(name: &ModelName) -> TopicOf {
@@ -30,11 +27,19 @@ fn outputs(name: &ModelName) -> TopicOf {
 }
 
 impl Models {
-    pub(crate) fn new(log: Arc<dyn Log>, topics: Topics) -> Self {
-        Self { log, topics, partitions: 1, known: BTreeSet::new() }
+    pub(crate) fn new(log: Arc<dyn Log>, topics: Topics, calling: Calling) -> Self {
+        Self { log, topics, partitions: 1, known: BTreeSet::new(), calling }
     }
+}
 
-    pub(crate) async fn apply(&mut self, desired: Desired) -> Result<Change, Error> {
+impl Duty for Models {
+    const ROLE: Role = Role::ModelGateway;
+    const GROUP: &'static str = "seldon-modelgateway";
+    const TASKS: [&'static str; 3] = ["model-gateway-link", "model-gateway", "model-gateway-shard"];
+
+    type Work = ModelShard;
+
+    async fn apply(&mut self, desired: Desired) -> Result<Change, Error> {
         self.partitions = desired.partitions.unwrap_or(self.partitions);
         let (mut needed, mut gone, mut void) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         // A pipeline may be there before its models: their inputs are read all the same, so that a request gets an
@@ -73,13 +78,16 @@ impl Models {
         Ok(change)
     }
 
-    /// Everything that a shard has to read.
-    pub(crate) fn inputs(&self) -> Vec<TopicOf> {
+    fn inputs(&self) -> Vec<TopicOf> {
         self.known.iter().map(inputs).collect()
     }
 
-    /// Everything that a shard may have written.
-    pub(crate) fn sinks(&self) -> Vec<TopicOf> {
+    fn sinks(&self) -> Vec<TopicOf> {
         self.known.iter().map(outputs).chain([TopicOf::Errors]).collect()
+    }
+
+    fn work(&self) -> impl Fn(u32, Owner) -> ModelShard + Send + 'static {
+        let (topics, calling) = (self.topics.clone(), self.calling.clone());
+        move |partition, owner| ModelShard::new(Caller::new(partition, topics.clone(), owner), calling.clone())
     }
 }

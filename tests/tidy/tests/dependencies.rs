@@ -42,6 +42,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "runtime",
             "scheduler",
             "topic-log",
+            "worker",
         ],
     ),
 ];

@@ -68,6 +68,12 @@ pub struct Incoming<'a> {
     pub value: Bytes,
 }
 
+impl Incoming<'_> {
+    pub(crate) fn place(&self) -> Place {
+        Place { topic: Arc::clone(self.topic), incarnation: self.incarnation, offset: self.offset }
+    }
+}
+
 /// What happened, counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -189,7 +195,7 @@ impl Engine {
     pub fn take(&mut self, plan: &Plan, record: Incoming<'_>, now: Time) {
         self.counters.records += 1;
         let envelope = Envelope::read(&record.headers, record.topic, record.incarnation, self.partition, record.offset);
-        let place = Place { topic: Arc::clone(record.topic), offset: record.offset };
+        let place = record.place();
         let Some(stamp) = self.owner.admit(place, envelope.slot, record.time, now) else { return };
         if envelope.is_expired(now) {
             self.counters.expired += 1;

@@ -286,7 +286,7 @@ impl World {
         for topic in self.inputs(role).iter().map(|of| self.topic(of)) {
             let records = self.log.get(&topic).map_or(&[][..], Vec::as_slice);
             let low = self.commits.get(&(role, Arc::clone(&topic))).map_or(0, |(low, _)| *low);
-            owner.start(&topic, low, records.len() as u64);
+            owner.start(&topic, 0, low, records.len() as u64);
             let low = usize::try_from(low).expect("small");
             if self.bug != Some(Bug::NoRefill) && low > 0 {
                 let oldest = records[low - 1].time.before(REPEAT_WINDOW_MS);

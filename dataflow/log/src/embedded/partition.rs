@@ -70,9 +70,14 @@ impl Partition {
         Bounds { start: state.start(), end: state.next }
     }
 
-    /// Its topic is gone; nobody is told of anything any more.
+    /// Its topic is gone; whoever reads it is told so.
     pub(super) fn close(&self) {
-        *lock(&self.state) = State { closed: true, ..State::default() };
+        let before = std::mem::replace(&mut *lock(&self.state), State { closed: true, ..State::default() });
+        before.ring();
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        lock(&self.state).closed
     }
 
     /// Rings the bell with that number whenever a record comes.

@@ -86,6 +86,11 @@ impl EmbeddedReader {
     fn poll(&mut self) -> Option<Result<Fetched, Error>> {
         while let Some(number) = self.bell.take() {
             let Some(assignment) = self.assignments.get_mut(&number) else { continue };
+            if assignment.topic.is_closed() {
+                let (topic, partition) = (Arc::clone(&assignment.topic.name), assignment.partition);
+                self.unassign(&topic, partition);
+                return Some(Err(Error::NoTopic(topic)));
+            }
             if assignment.is_paused {
                 continue;
             }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use domain::Time;
+use futures_util::FutureExt;
 use topic_log::{Append, Bounds, Commit, Error, Header, Log, Reader};
 
 use super::{append, open, read_all, record, shared, topic, values};
@@ -104,6 +105,9 @@ async fn a_deleted_topic_leaves_nothing_to_the_next_of_its_name(log: Arc<dyn Log
     let before = log.topics("t").await.expect("listed").remove(0).incarnation;
     let mut old = log.reader();
     old.assign(&"t".into(), 0, 1).expect("assigned");
+    let mut paused = log.reader();
+    paused.assign(&"t".into(), 0, 0).expect("assigned");
+    paused.pause("t", 0);
     log.delete(vec!["t".into(), "never".into()]).await.expect("deleted");
     assert!(matches!(log.append("t", 0, record("x")).await, Err(Error::NoTopic(_))));
     log.create(vec![topic("t", 1)]).await.expect("made");
@@ -111,7 +115,14 @@ async fn a_deleted_topic_leaves_nothing_to_the_next_of_its_name(log: Arc<dyn Log
     assert_eq!(append(&*log, "t", 0, "new").await, 0);
     assert_eq!(values(&*log, "t", 0).await, ["new"]);
     assert_eq!(log.committed("g", 0).await.expect("progress"), [commit("other")]);
-    // A reader of the old one hears nothing of the new one: what it reads next is of a topic that is there.
+    // A reader of the old one hears that it is gone, once, and nothing of the new one until that is assigned.
+    for reader in [&mut old, &mut paused] {
+        let gone = tokio::time::timeout(PATIENCE, reader.next()).await.expect("it is said");
+        assert!(matches!(&gone, Err(Error::NoTopic(topic)) if **topic == *"t"), "{gone:?}");
+        assert!(reader.next().now_or_never().is_none(), "nothing is assigned");
+    }
+    paused.assign(&"t".into(), 0, 0).expect("assigned");
+    assert_eq!(next(&mut paused).await.records[0].value, "new");
     old.assign(&"other".into(), 0, 0).expect("assigned");
     assert_eq!(next(&mut old).await.topic.as_ref(), "other");
     assert_eq!(values(&*log, "other", 0).await, ["kept"]);

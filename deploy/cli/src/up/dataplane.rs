@@ -11,6 +11,7 @@ use runtime::health::Health;
 use runtime::{OnError, Stop, Tasks};
 use topic_log::embedded::{Durability, Settings};
 use topic_log::{Embedded, Log};
+use worker::{ShardCounters, WorkerConfig};
 
 use super::ports::Ports;
 use super::{Error, log_service};
@@ -60,13 +61,12 @@ pub(super) async fn start(place: Place<'_>, ports: Ports, health: &Health, tasks
     let gateway = listeners[0].local_addr().map_err(Error::Address)?;
     let (topics, schedulers, envoy) = (Topics::default(), vec![place.workers.to_string()], place.envoy.to_string());
     let name = |text| WorkerName::parse(text).map_err(|_| Error::Panicked);
-    let metrics =
-        (pipeline_gateway::Metrics::default(), dataflow::Metrics::default(), model_gateway::Metrics::default());
+    let metrics = (pipeline_gateway::Metrics::default(), ShardCounters::default(), ShardCounters::default());
     let written = metrics.clone();
     health.add_metrics(Arc::new(move |text| {
         written.0.write(text);
-        written.1.write(text);
-        written.2.write(text);
+        dataflow::write_metrics(&written.1, text);
+        model_gateway::write_metrics(&written.2, text);
     }));
     let compatible = std::env::var_os("SWITCHYARD_COMPATIBLE_ERRORS").is_some_and(|value| value == "true");
     let config = pipeline_gateway::Config {
@@ -83,21 +83,15 @@ pub(super) async fn start(place: Place<'_>, ports: Ports, health: &Health, tasks
     let stop = tasks.stop();
     let part = pipeline_gateway::run(config, listeners.into(), Arc::clone(&log), stop.clone());
     tasks.spawn("pipeline-gateway", OnError::StopProcess, part);
-    let config = dataflow::Config {
+    let config = WorkerConfig {
         name: name("engine-0")?,
         schedulers: schedulers.clone(),
         topics: topics.clone(),
-        metrics: metrics.1,
+        counters: metrics.1,
     };
     tasks.spawn("dataflow-engine", OnError::StopProcess, dataflow::run(config, Arc::clone(&log), stop.clone()));
-    let config = model_gateway::Config {
-        name: name("model-gateway-0")?,
-        schedulers,
-        envoy,
-        topics,
-        call_limit: CALL_LIMIT,
-        metrics: metrics.2,
-    };
+    let worker = WorkerConfig { name: name("model-gateway-0")?, schedulers, topics, counters: metrics.2 };
+    let config = model_gateway::Config { worker, envoy, call_limit: CALL_LIMIT };
     tasks.spawn("model-gateway", OnError::StopProcess, model_gateway::run(config, log, stop.clone()));
     Ok(DataPlane { gateway, log: log_address })
 }
