@@ -21,6 +21,7 @@ mod samples;
 mod scenario;
 mod scheduler;
 mod stack;
+mod topics;
 mod until;
 mod up;
 
@@ -38,6 +39,7 @@ pub use samples::{root, sample};
 pub use scenario::scenario;
 pub use scheduler::Scheduler;
 pub use stack::{Shape, Stack};
+pub use topics::{MINE, Topics, header_of};
 pub use until::until;
 pub use up::Up;
 

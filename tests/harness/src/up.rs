@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::control::{Control, Model, State};
-use crate::{Part, Ports, Rest, Rpc, Said, rpc, run, until};
+use crate::{Part, Ports, Rest, Rpc, Said, Topics, rpc, run, until};
 
 /// Everything starts within this; downloads of parts are done before by whoever builds the cache.
 const STARTS_WITHIN: Duration = Duration::from_secs(120);
@@ -89,6 +89,12 @@ impl Up {
     #[must_use]
     pub fn control(&self) -> Control {
         Control::new(self.address(9_004))
+    }
+
+    /// The log.
+    #[must_use]
+    pub fn topics(&self) -> Topics {
+        Topics::new(self.address(9_012))
     }
 
     /// Runs a verb on it.

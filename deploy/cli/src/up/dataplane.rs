@@ -31,6 +31,8 @@ const RETAIN_EVERY: Duration = Duration::from_secs(30);
 /// What it stands on.
 pub(super) struct Place<'a> {
     pub(super) dir: &'a Path,
+    /// Of all topics.
+    pub(super) partitions: u32,
     /// The scheduler's port for workers.
     pub(super) workers: SocketAddr,
     /// The Envoy by which models are called.
@@ -50,8 +52,13 @@ pub(super) async fn start(place: Place<'_>, ports: Ports, health: &Health, tasks
     } else {
         Durability::Process
     };
+    let path = folder.clone();
     let open = move || Embedded::open(Settings { durability, ..Settings::new(folder) });
     let embedded = tokio::task::spawn_blocking(open).await.map_err(|_| Error::Panicked)??;
+    let topics = embedded.topics("").await?.into_iter();
+    if let Some(found) = topics.map(|topic| topic.partitions.len()).find(|found| *found != place.partitions as usize) {
+        return Err(Error::Partitions { path, found, wanted: place.partitions });
+    }
     tasks.spawn("log-retention", OnError::Log, retain(embedded.clone(), tasks.stop().clone()));
     let log: Arc<dyn Log> = Arc::new(embedded);
     let log_listener = ports.log().await?;

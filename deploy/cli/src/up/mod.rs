@@ -56,6 +56,9 @@ pub(crate) struct Flags {
     /// Moves all ports: 9000 becomes this one, 9004 this one + 4, and so on
     #[arg(long, value_name = "PORT", default_value_t = ports::USUAL_BASE)]
     port_base: u16,
+    /// Partitions of the topics of a new installation; one that exists keeps its own
+    #[arg(long, value_name = "COUNT", env = "KAFKA_DEFAULT_NUM_PARTITIONS", default_value_t = scheduler::PARTITIONS, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    partitions: u32,
     /// Load two real models and a pipeline, and call them
     #[arg(long)]
     demo: bool,
@@ -93,6 +96,10 @@ pub(crate) enum Error {
     },
     #[error("open the log")]
     Log(#[from] topic_log::Error),
+    #[error(
+        "the topics in {path} have {found} partitions and not {wanted}: start with --partitions {found}, or elsewhere with another --dir"
+    )]
+    Partitions { path: PathBuf, found: usize, wanted: u32 },
     #[error("start server {SERVER}")]
     Launcher(#[from] launcher::Error),
     #[error("a thread that looked for a part died")]
@@ -166,13 +173,13 @@ async fn start(flags: &Flags, tasks: &Tasks, started: Instant) -> Result<endpoin
 
     let ports = Ports::new(flags.port_base)?;
     let health = Health::new();
-    let sockets = start_scheduler(&dir, ports, &health, tasks).await?;
+    let sockets = start_scheduler(flags, &dir, ports, &health, tasks).await?;
     let launcher = start_replicas(flags, &dir, &sockets, foreign.runtime_library, &health).await?;
     tasks.spawn("launcher", OnError::StopProcess, launcher.follow(tasks.stop().clone()));
     let inference = start_envoys(flags, &dir, ports, sockets.xds, &foreign.envoy, &health, tasks).await?;
     let first = inference.first().copied().unwrap_or(flags.port_base);
-    let place =
-        dataplane::Place { dir: &dir, workers: sockets.workers, envoy: SocketAddr::from(([127, 0, 0, 1], first)) };
+    let envoy = SocketAddr::from(([127, 0, 0, 1], first));
+    let place = dataplane::Place { dir: &dir, partitions: flags.partitions, workers: sockets.workers, envoy };
     let dataplane = dataplane::start(place, ports, &health, tasks).await?;
     let endpoints = Endpoints {
         scheduler: sockets.control.to_string(),
@@ -215,7 +222,13 @@ async fn find_foreign() -> Result<Foreign, Error> {
 }
 
 /// Starts the scheduler and the port for health and metrics.
-async fn start_scheduler(dir: &Path, ports: Ports, health: &Health, tasks: &Tasks) -> Result<Sockets, Error> {
+async fn start_scheduler(
+    flags: &Flags,
+    dir: &Path,
+    ports: Ports,
+    health: &Health,
+    tasks: &Tasks,
+) -> Result<Sockets, Error> {
     let listeners = scheduler::Listeners {
         xds: ports.xds().await?,
         control: ports.control().await?,
@@ -231,6 +244,7 @@ async fn start_scheduler(dir: &Path, ports: Ports, health: &Health, tasks: &Task
         health: local(&health_listener)?,
     };
     let mut config = scheduler::Config::new(dir.to_owned());
+    config.decisions.partitions = flags.partitions;
     config.envoy.access_log =
         config.envoy.access_log.map(|log| scheduler::envoy::AccessLog { path: dir.join("envoy-accesslog.txt"), ..log });
     // Its sockets are open, so others may call it now; if it cannot start, its failure is what the process ends with.

@@ -13,6 +13,7 @@ mod partial;
 mod pipeline_kills;
 mod pipeline_life;
 mod pipeline_records;
+mod pipeline_topics;
 mod pipelines;
 mod rollout;
 mod thousand;

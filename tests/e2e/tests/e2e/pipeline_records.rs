@@ -3,15 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use api::log::log_client::LogClient;
 use bytes::Bytes;
-use harness::{Up, onnx, until};
+use harness::{Up, header_of as header, onnx, until};
 use http::StatusCode;
 use messages::inference as pb;
-use messages::log as wire;
 use prost::Message;
 use serde_json::{Value, json};
-use tonic::transport::{Channel, Endpoint};
 
 const WITHIN: Duration = Duration::from_secs(10);
 
@@ -37,30 +34,6 @@ async fn up() -> Result<Up> {
     Ok(up)
 }
 
-async fn log(up: &Up) -> Result<LogClient<Channel>> {
-    let endpoint = Endpoint::from_shared(format!("http://{}", up.address(9_012)))?;
-    Ok(LogClient::new(endpoint.connect().await?))
-}
-
-/// All records of a topic.
-async fn read(up: &Up, topic: &str) -> Result<Vec<wire::Record>> {
-    let mut client = log(up).await?;
-    let mut records = Vec::new();
-    for partition in 0..8 {
-        let request = wire::ReadRequest { topic: topic.to_owned(), partition, from: None };
-        let mut stream = client.read(request).await?.into_inner();
-        while let Some(record) = stream.message().await? {
-            records.push(record);
-        }
-    }
-    Ok(records)
-}
-
-fn header<'a>(record: &'a wire::Record, name: &str) -> Vec<&'a str> {
-    let values = record.headers.iter().filter(|header| header.name == name);
-    values.map(|header| std::str::from_utf8(&header.value).unwrap_or("no text")).collect()
-}
-
 fn message(values: &[f32]) -> Bytes {
     let tensor = pb::model_infer_request::InferInputTensor {
         name: "INPUT".into(),
@@ -70,29 +43,6 @@ fn message(values: &[f32]) -> Bytes {
         ..Default::default()
     };
     pb::ModelInferRequest { inputs: vec![tensor], ..Default::default() }.encode_to_vec().into()
-}
-
-async fn append(up: &Up, topic: &str, value: Bytes, headers: &[(&str, &str)]) -> Result<u64> {
-    let header =
-        |(name, value): &(&str, &str)| wire::Header { name: (*name).into(), value: Bytes::from((*value).to_owned()) };
-    let request = wire::AppendRequest {
-        topic: topic.into(),
-        partition: 5,
-        key: Bytes::from_static(b"5.mine"),
-        value,
-        headers: headers.iter().map(header).collect(),
-    };
-    Ok(log(up).await?.append(request).await?.into_inner().offset)
-}
-
-/// Waits for records of a topic with that key.
-async fn arrives(up: &Up, topic: &str, key: &str, count: usize) -> Result<Vec<wire::Record>> {
-    until(WITHIN, &format!("{count} records in {topic}"), async || {
-        let found: Vec<_> = read(up, topic).await?.into_iter().filter(|record| record.key == key.as_bytes()).collect();
-        ensure!(found.len() == count, "{} records", found.len());
-        Ok(found)
-    })
-    .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -121,7 +71,7 @@ async fn a_request_keeps_its_key_its_partition_and_its_headers() -> Result<()> {
         "model.mul10.outputs",
         "pipeline.p.outputs",
     ] {
-        let records = arrives(&up, &format!("seldon.default.{topic}"), &key, 1).await?;
+        let records = up.topics().arrives(&format!("seldon.default.{topic}"), &key, 1).await?;
         ensure!(records[0].partition == partition, "{topic}: {}", records[0].partition);
         ensure!(header(&records[0], "pipeline") == ["p"], "{topic}");
         ensure!(header(&records[0], "x-pipeline-version") == ["1"], "{topic}");
@@ -159,14 +109,14 @@ async fn a_pipeline_is_fed_by_another_and_by_its_steps() -> Result<()> {
     let answer = up.rest().post("/v2/pipelines/p/infer", &[("x-request-id", "r")], ASK).await?;
     ensure!(answer.status == StatusCode::OK, "{} {}", answer.status, answer.body);
     let key = answer.header("x-request-id").split(',').next().context("a key")?.to_owned();
-    let entered = arrives(&up, "seldon.default.pipeline.q.inputs", &key, 1).await?.remove(0);
+    let entered = up.topics().arrives("seldon.default.pipeline.q.inputs", &key, 1).await?.remove(0);
     ensure!(header(&entered, "pipeline") == ["q"] && header(&entered, "switchyard-deadline").is_empty(), "{entered:?}");
     let sources = header(&entered, "switchyard-sources");
     ensure!(sources[0].split(',').count() == 2, "{sources:?}");
     let message = pb::ModelInferRequest::decode(entered.value.clone())?;
     let names: Vec<_> = message.inputs.iter().map(|tensor| tensor.name.as_str()).collect();
     ensure!(names == ["INPUT0", "INPUT1"], "{names:?}");
-    let out = arrives(&up, "seldon.default.pipeline.q.outputs", &key, 1).await?.remove(0);
+    let out = up.topics().arrives("seldon.default.pipeline.q.outputs", &key, 1).await?.remove(0);
     let message = pb::ModelInferResponse::decode(out.value)?;
     ensure!(
         message.raw_output_contents[0].as_ref() == [31_f32.to_le_bytes(), 32_f32.to_le_bytes()].concat(),
@@ -174,7 +124,11 @@ async fn a_pipeline_is_fed_by_another_and_by_its_steps() -> Result<()> {
     );
     // Records of the first pipeline are nobody's at the model that both could use.
     ensure!(
-        read(&up, "seldon.default.model.add20.inputs").await?.iter().all(|record| header(record, "pipeline") == ["q"])
+        up.topics()
+            .read("seldon.default.model.add20.inputs")
+            .await?
+            .iter()
+            .all(|record| header(record, "pipeline") == ["q"])
     );
     up.part.stop().await?;
     Ok(())
@@ -213,9 +167,9 @@ async fn foreign_records_are_served_and_bad_ones_cost_nobody_else_anything() -> 
     ];
     for (value, kind) in &good {
         let headers: Vec<_> = kind.iter().map(|kind| ("seldon-infer-type", *kind)).chain([("x-foo", "bar")]).collect();
-        append(&up, inputs, value.clone(), &headers).await?;
+        up.topics().append(inputs, value.clone(), &headers).await?;
     }
-    let answers = arrives(&up, "seldon.default.model.add10.outputs", "5.mine", good.len()).await?;
+    let answers = up.topics().arrives("seldon.default.model.add10.outputs", "5.mine", good.len()).await?;
     ensure!(answers.iter().all(|record| record.partition == 5 && header(record, "x-foo") == ["bar"]));
     ensure!(answers.iter().all(|record| header(record, "x-seldon-route").contains(&":add10_1:")));
     let json = answers.iter().filter(|record| record.value.starts_with(b"{")).count();
@@ -228,13 +182,13 @@ async fn foreign_records_are_served_and_bad_ones_cost_nobody_else_anything() -> 
         (message(&[1.0]), vec![("seldon-infer-type", "xml")], "no value of seldon-infer-type"),
         (message(&[]), vec![("seldon-infer-type", "proto/InferModelResponse"), ("x-a", "b")], ""),
     ] {
-        let before = read(&up, errors).await?.len();
-        append(&up, inputs, value, &headers).await?;
+        let before = up.topics().read(errors).await?.len();
+        up.topics().append(inputs, value, &headers).await?;
         if says.is_empty() {
             continue;
         }
         let record = until(WITHIN, says, async || {
-            let all = read(&up, errors).await?;
+            let all = up.topics().read(errors).await?;
             all.into_iter().nth(before).context("no error yet")
         });
         let record = record.await?;
@@ -248,24 +202,25 @@ async fn foreign_records_are_served_and_bad_ones_cost_nobody_else_anything() -> 
     }
     // Entries of a pipeline: without any header, as a copy of another topic's record, and as rubbish.
     let entries = "seldon.default.pipeline.p.inputs";
-    append(&up, entries, message(&[1.0]), &[]).await?;
+    up.topics().append(entries, message(&[1.0]), &[]).await?;
     let outputs = "seldon.default.pipeline.p.outputs";
-    arrives(&up, outputs, "5.mine", 1).await?;
-    let copied = read(&up, inputs).await?.into_iter().find(|record| !header(record, "switchyard-root").is_empty());
+    up.topics().arrives(outputs, "5.mine", 1).await?;
+    let copied =
+        up.topics().read(inputs).await?.into_iter().find(|record| !header(record, "switchyard-root").is_empty());
     let copied = copied.context("a record of ours")?;
     let names: Vec<(&str, &str)> = copied
         .headers
         .iter()
         .map(|header| (header.name.as_str(), std::str::from_utf8(&header.value).unwrap_or_default()))
         .collect();
-    append(&up, entries, message(&[2.0]), &names).await?;
-    append(&up, entries, message(&[2.0]), &names).await?;
-    arrives(&up, outputs, "5.mine", 3).await?;
-    append(&up, entries, Bytes::from_static(b"\x01rubbish"), &[("pipeline", "p")]).await?;
-    let all = arrives(&up, outputs, "5.mine", 4).await?;
+    up.topics().append(entries, message(&[2.0]), &names).await?;
+    up.topics().append(entries, message(&[2.0]), &names).await?;
+    up.topics().arrives(outputs, "5.mine", 3).await?;
+    up.topics().append(entries, Bytes::from_static(b"\x01rubbish"), &[("pipeline", "p")]).await?;
+    let all = up.topics().arrives(outputs, "5.mine", 4).await?;
     let error = all.iter().find(|record| !header(record, "seldon-pipeline-errors").is_empty()).context("an error")?;
     ensure!(String::from_utf8_lossy(&error.value).contains("is no ModelInferRequest"), "{error:?}");
-    let too_large = append(&up, entries, Bytes::from(vec![0; 65 << 20]), &[]).await;
+    let too_large = up.topics().append(entries, Bytes::from(vec![0; 65 << 20]), &[]).await;
     ensure!(too_large.is_err_and(|error| error.to_string().contains("larger than the limit")));
     // And all the while a request is answered.
     let answer = up.rest().post("/v2/pipelines/p/infer", &[], ASK).await?;
@@ -335,7 +290,7 @@ async fn a_pipeline_that_is_not_there_not_ready_or_too_slow_says_so_at_once() ->
     // Topics go with the pipeline that wants it so, and no model's.
     up.verb(&["pipeline", "unload", "p", "--wait"]).await?.well()?;
     let topics = until(WITHIN, "its topics are gone", async || {
-        let topics = log(&up).await?.list(wire::ListRequest::default()).await?.into_inner().topics;
+        let topics = up.topics().list("").await?;
         ensure!(!topics.iter().any(|topic| topic.name.contains("pipeline.p.")), "they are there");
         Ok(topics)
     });
