@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,11 +14,14 @@ type Counts = BTreeMap<(String, &'static str, String), (u64, f64)>;
 
 /// Counts and seconds of all requests. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct Metrics(Arc<Mutex<Counts>>);
+pub struct Metrics {
+    counts: Arc<Mutex<Counts>>,
+    pending: Arc<AtomicUsize>,
+}
 
 impl Metrics {
     pub(crate) fn count(&self, pipeline: &str, method: &'static str, code: &str, took: Duration) {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (pipeline.to_owned(), method, code.to_owned());
         if counts.len() >= PIPELINES_MAX && !counts.contains_key(&key) {
             return;
@@ -27,9 +31,14 @@ impl Metrics {
         entry.1 += took.as_secs_f64();
     }
 
+    /// How many callers wait, as it changes.
+    pub(crate) fn set_pending(&self, count: usize) {
+        self.pending.store(count, Ordering::Relaxed);
+    }
+
     /// Appends them in Prometheus' text format.
     pub fn write(&self, text: &mut String) {
-        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let mut metric = |name: &str, help: &str, of: fn(&(u64, f64)) -> f64| {
             // Writing to a string cannot fail.
             let _infallible = writeln!(text, "# HELP {name} {help}.\n# TYPE {name} counter");
@@ -43,5 +52,11 @@ impl Metrics {
         #[expect(clippy::cast_precision_loss, reason = "what is counted stays far below 2^53")]
         metric("seldon_pipeline_infer_total", "Requests for pipelines", |of| of.0 as f64);
         metric("seldon_pipeline_infer_seconds_total", "Seconds that they took together", |of| of.1);
+        let name = "switchyard_pipelinegateway_pending";
+        let pending = self.pending.load(Ordering::Relaxed);
+        let _infallible = writeln!(
+            text,
+            "# HELP {name} Requests that wait for their answers.\n# TYPE {name} gauge\n{name} {pending}"
+        );
     }
 }

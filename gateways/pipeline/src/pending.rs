@@ -9,11 +9,14 @@ use dataflow_core::Root;
 use tokio::sync::oneshot;
 use topic_log::Record;
 
+use crate::metrics::Metrics;
+
 /// The table. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct Pending {
     callers: Arc<Mutex<HashMap<Root, oneshot::Sender<Record>>>>,
     limit: usize,
+    metrics: Metrics,
 }
 
 /// A place in the table.
@@ -24,8 +27,8 @@ pub(crate) struct Booked {
 }
 
 impl Pending {
-    pub(crate) fn new(limit: usize) -> Self {
-        Self { callers: Arc::default(), limit }
+    pub(crate) fn new(limit: usize, metrics: Metrics) -> Self {
+        Self { callers: Arc::default(), limit, metrics }
     }
 
     /// A place for the request, if there is one; else how many wait.
@@ -36,6 +39,7 @@ impl Pending {
         }
         let (sender, answer) = oneshot::channel();
         callers.insert(root, sender);
+        self.metrics.set_pending(callers.len());
         Ok(Booked { pending: self.clone(), root, answer })
     }
 
@@ -56,6 +60,8 @@ impl Pending {
 
 impl Drop for Booked {
     fn drop(&mut self) {
-        self.pending.callers.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.root);
+        let mut callers = self.pending.callers.lock().unwrap_or_else(PoisonError::into_inner);
+        callers.remove(&self.root);
+        self.pending.metrics.set_pending(callers.len());
     }
 }

@@ -69,7 +69,7 @@ pub enum Error {
 /// A task of it failed.
 pub async fn run(config: Config, listeners: Vec<TcpListener>, log: Arc<dyn Log>, stop: Stop) -> Result<(), Error> {
     let tasks = Tasks::new(stop.clone());
-    let (pipelines, pending) = (Pipelines::default(), Pending::new(config.pending_max));
+    let (pipelines, pending) = (Pipelines::default(), Pending::new(config.pending_max, config.metrics.clone()));
     let http = Client::builder(TokioExecutor::new()).build_http();
     let gateway = Arc::new(Gateway::new(Arc::clone(&log), &config, pipelines.clone(), pending.clone(), http));
     let egress = Egress::new(log, config.topics.clone(), pending);

@@ -31,7 +31,7 @@ pub use control::{Control, Model, State};
 pub use envoy::Envoy;
 pub use load::{Answered, Load, Outcome, Protocol, Target, Traffic};
 pub use logs::{Line, troubles};
-pub use part::Part;
+pub use part::{Frozen, Part};
 pub use ports::Ports;
 pub use rest::{Answer, Rest};
 pub use rpc::{Rpc, rpc, with_metadata};

@@ -96,8 +96,35 @@ impl Part {
 
 /// SIGKILL.
 pub(crate) fn kill9(pid: u32) -> Result<()> {
+    signal(pid, Signal::KILL)
+}
+
+fn signal(pid: u32, signal: Signal) -> Result<()> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("a process id")?;
-    kill_process(pid, Signal::KILL).with_context(|| format!("kill process {pid:?}"))
+    kill_process(pid, signal).with_context(|| format!("send {signal:?} to process {pid:?}"))
+}
+
+/// A process that stands still until this is dropped.
+#[derive(Debug)]
+pub struct Frozen(u32);
+
+impl Frozen {
+    /// Stops the child of `parent` that has this text in its command line.
+    pub(crate) fn new(parent: u32, text: &str) -> Result<Self> {
+        let has =
+            |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains(text));
+        let child = children(parent)?.into_iter().find(has);
+        let child = child.with_context(|| format!("process {parent} has no child with {text}"))?;
+        signal(child, Signal::STOP)?;
+        Ok(Self(child))
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        // It may have been ended meanwhile.
+        let _ended = signal(self.0, Signal::CONT);
+    }
 }
 
 /// The children of a process.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::control::{Control, Model, State};
-use crate::{Part, Ports, Rest, Rpc, Said, Topics, rpc, run, until};
+use crate::{Frozen, Part, Ports, Rest, Rpc, Said, Topics, rpc, run, until};
 
 /// Everything starts within this; downloads of parts are done before by whoever builds the cache.
 const STARTS_WITHIN: Duration = Duration::from_secs(120);
@@ -28,8 +28,11 @@ impl Up {
     pub fn new(flags: &[&str]) -> Result<Self> {
         let (folder, ports) = (tempfile::tempdir().context("make a folder")?, Ports::block()?);
         let (dir, base) = (folder.path().join("up").display().to_string(), ports.base().to_string());
-        let arguments = ["up", "--dir", &dir, "--port-base", &base, "--replica-memory", "64", "--replicas", "1"];
-        let arguments: Vec<&str> = arguments.into_iter().chain(flags.iter().copied()).collect();
+        let mut arguments = vec!["up", "--dir", &dir, "--port-base", &base, "--replica-memory", "64"];
+        if !flags.contains(&"--replicas") {
+            arguments.extend(["--replicas", "1"]);
+        }
+        arguments.extend(flags);
         Ok(Self { part: Part::new("up", folder.path(), &arguments), folder, ports, pid: None })
     }
 
@@ -89,6 +92,12 @@ impl Up {
     #[must_use]
     pub fn control(&self) -> Control {
         Control::new(self.address(9_004))
+    }
+
+    /// The inference server of a replica, which stands still until [`Frozen`] is dropped.
+    pub fn freeze(&self, replica: u32) -> Result<Frozen> {
+        let folder = self.dir().join("replicas").join(format!("{}-{replica}", crate::SERVER));
+        Frozen::new(self.pid.context("it does not run")?, &folder.display().to_string())
     }
 
     /// The log.

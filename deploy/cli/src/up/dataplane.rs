@@ -16,23 +16,42 @@ use worker::{ShardCounters, WorkerConfig};
 use super::ports::Ports;
 use super::{Error, log_service};
 
-/// Most requests for pipelines that wait for their answers; a waiting one costs about a kilobyte.
-const PENDING_MAX: usize = 10_000;
-
 /// Largest request and answer of a pipeline, what Envoy's stream windows are made for.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
-
-/// Longest call of a model (`MODELGATEWAY_WORKER_TIMEOUT_MS`).
-const CALL_LIMIT: Duration = Duration::from_secs(120);
 
 /// How often old segments of the log are looked for.
 const RETAIN_EVERY: Duration = Duration::from_secs(30);
 
+/// How it is run.
+#[derive(Debug, clap::Args)]
+pub(super) struct Flags {
+    /// Partitions of the topics of a new installation; one that exists keeps its own
+    #[arg(long, value_name = "COUNT", env = "KAFKA_DEFAULT_NUM_PARTITIONS", default_value_t = scheduler::PARTITIONS, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(super) partitions: u32,
+    /// When a record of the log counts as safe: when it survives the end of the process, or a power cut too
+    #[arg(long, value_name = "WHEN", env = "SWITCHYARD_LOG_DURABILITY", value_enum, default_value_t)]
+    log_durability: LogDurability,
+    /// Most requests for pipelines that wait for their answers at a time; a waiting one costs about a kilobyte
+    #[arg(long, value_name = "COUNT", env = "SWITCHYARD_PENDING_MAX", default_value_t = 10_000)]
+    pending_max: usize,
+    /// Longest call of a model by a pipeline, in milliseconds
+    #[arg(long, value_name = "MS", env = "MODELGATEWAY_WORKER_TIMEOUT_MS", default_value_t = 120_000, value_parser = clap::value_parser!(u64).range(1..=86_400_000))]
+    model_timeout_ms: u64,
+    /// Tell errors of pipelines as the compatible system does: status 400 or code UNKNOWN, and text
+    #[arg(long, env = "SWITCHYARD_COMPATIBLE_ERRORS", value_name = "BOOL", action = clap::ArgAction::Set, default_value_t = false, num_args = 0..=1, default_missing_value = "true")]
+    compatible_errors: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+enum LogDurability {
+    #[default]
+    Process,
+    Disk,
+}
+
 /// What it stands on.
 pub(super) struct Place<'a> {
     pub(super) dir: &'a Path,
-    /// Of all topics.
-    pub(super) partitions: u32,
     /// The scheduler's port for workers.
     pub(super) workers: SocketAddr,
     /// The Envoy by which models are called.
@@ -45,19 +64,24 @@ pub(super) struct DataPlane {
     pub(super) log: SocketAddr,
 }
 
-pub(super) async fn start(place: Place<'_>, ports: Ports, health: &Health, tasks: &Tasks) -> Result<DataPlane, Error> {
+pub(super) async fn start(
+    flags: &Flags,
+    place: Place<'_>,
+    ports: Ports,
+    health: &Health,
+    tasks: &Tasks,
+) -> Result<DataPlane, Error> {
     let folder = place.dir.join("log");
-    let durability = if std::env::var_os("SWITCHYARD_LOG_DURABILITY").is_some_and(|value| value == "disk") {
-        Durability::Disk
-    } else {
-        Durability::Process
+    let durability = match flags.log_durability {
+        LogDurability::Process => Durability::Process,
+        LogDurability::Disk => Durability::Disk,
     };
     let path = folder.clone();
     let open = move || Embedded::open(Settings { durability, ..Settings::new(folder) });
     let embedded = tokio::task::spawn_blocking(open).await.map_err(|_| Error::Panicked)??;
     let topics = embedded.topics("").await?.into_iter();
-    if let Some(found) = topics.map(|topic| topic.partitions.len()).find(|found| *found != place.partitions as usize) {
-        return Err(Error::Partitions { path, found, wanted: place.partitions });
+    if let Some(found) = topics.map(|topic| topic.partitions.len()).find(|found| *found != flags.partitions as usize) {
+        return Err(Error::Partitions { path, found, wanted: flags.partitions });
     }
     tasks.spawn("log-retention", OnError::Log, retain(embedded.clone(), tasks.stop().clone()));
     let log: Arc<dyn Log> = Arc::new(embedded);
@@ -75,16 +99,15 @@ pub(super) async fn start(place: Place<'_>, ports: Ports, health: &Health, tasks
         dataflow::write_metrics(&written.1, text);
         model_gateway::write_metrics(&written.2, text);
     }));
-    let compatible = std::env::var_os("SWITCHYARD_COMPATIBLE_ERRORS").is_some_and(|value| value == "true");
     let config = pipeline_gateway::Config {
         name: name("pipeline-gateway-0")?,
         schedulers: schedulers.clone(),
         address: gateway,
         envoy: envoy.clone(),
         topics: topics.clone(),
-        pending_max: PENDING_MAX,
+        pending_max: flags.pending_max,
         max_message_bytes: MAX_MESSAGE_BYTES,
-        errors: if compatible { ErrorStyle::Compatible } else { ErrorStyle::Structured },
+        errors: if flags.compatible_errors { ErrorStyle::Compatible } else { ErrorStyle::Structured },
         metrics: metrics.0,
     };
     let stop = tasks.stop();
@@ -98,7 +121,7 @@ pub(super) async fn start(place: Place<'_>, ports: Ports, health: &Health, tasks
     };
     tasks.spawn("dataflow-engine", OnError::StopProcess, dataflow::run(config, Arc::clone(&log), stop.clone()));
     let worker = WorkerConfig { name: name("model-gateway-0")?, schedulers, topics, counters: metrics.2 };
-    let config = model_gateway::Config { worker, envoy, call_limit: CALL_LIMIT };
+    let config = model_gateway::Config { worker, envoy, call_limit: Duration::from_millis(flags.model_timeout_ms) };
     tasks.spawn("model-gateway", OnError::StopProcess, model_gateway::run(config, log, stop.clone()));
     Ok(DataPlane { gateway, log: log_address })
 }

@@ -56,9 +56,8 @@ pub(crate) struct Flags {
     /// Moves all ports: 9000 becomes this one, 9004 this one + 4, and so on
     #[arg(long, value_name = "PORT", default_value_t = ports::USUAL_BASE)]
     port_base: u16,
-    /// Partitions of the topics of a new installation; one that exists keeps its own
-    #[arg(long, value_name = "COUNT", env = "KAFKA_DEFAULT_NUM_PARTITIONS", default_value_t = scheduler::PARTITIONS, value_parser = clap::value_parser!(u32).range(1..=1_000))]
-    partitions: u32,
+    #[command(flatten)]
+    dataplane: dataplane::Flags,
     /// Load two real models and a pipeline, and call them
     #[arg(long)]
     demo: bool,
@@ -179,8 +178,8 @@ async fn start(flags: &Flags, tasks: &Tasks, started: Instant) -> Result<endpoin
     let inference = start_envoys(flags, &dir, ports, sockets.xds, &foreign.envoy, &health, tasks).await?;
     let first = inference.first().copied().unwrap_or(flags.port_base);
     let envoy = SocketAddr::from(([127, 0, 0, 1], first));
-    let place = dataplane::Place { dir: &dir, partitions: flags.partitions, workers: sockets.workers, envoy };
-    let dataplane = dataplane::start(place, ports, &health, tasks).await?;
+    let place = dataplane::Place { dir: &dir, workers: sockets.workers, envoy };
+    let dataplane = dataplane::start(&flags.dataplane, place, ports, &health, tasks).await?;
     let endpoints = Endpoints {
         scheduler: sockets.control.to_string(),
         inference: format!("127.0.0.1:{first}"),
@@ -244,7 +243,7 @@ async fn start_scheduler(
         health: local(&health_listener)?,
     };
     let mut config = scheduler::Config::new(dir.to_owned());
-    config.decisions.partitions = flags.partitions;
+    config.decisions.partitions = flags.dataplane.partitions;
     config.envoy.access_log =
         config.envoy.access_log.map(|log| scheduler::envoy::AccessLog { path: dir.join("envoy-accesslog.txt"), ..log });
     // Its sockets are open, so others may call it now; if it cannot start, its failure is what the process ends with.

@@ -14,6 +14,7 @@ mod pipeline_kills;
 mod pipeline_life;
 mod pipeline_records;
 mod pipeline_topics;
+mod pipeline_trouble;
 mod pipelines;
 mod rollout;
 mod thousand;
