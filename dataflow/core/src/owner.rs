@@ -80,14 +80,14 @@ pub struct Owner {
     /// Accepted slots by the time of their group, the oldest first.
     accepted: VecDeque<(u64, Slots)>,
     /// Found in the sinks at the take-over: they need not be written again.
-    emitted: HashMap<Slot, Time, BuildHasherDefault<AsIs>>,
+    emitted: Slots,
     /// When the records in hand were first read.
     read_at: BTreeSet<(Time, Stamp)>,
     dirty: BTreeSet<Arc<str>>,
     /// Time up to which topics that are not read to their end have been read.
     behind: BTreeMap<Arc<str>, Time>,
-    /// Below these offsets records were read before, by an owner before, since that time.
-    inherited: Option<Time>,
+    /// Records of owners before were first read then or later.
+    inherited: Time,
     repeats: u64,
 }
 
@@ -110,10 +110,11 @@ struct Held {
 }
 
 impl Owner {
-    /// An owner that takes over: records in hand of the owner before were first read at `since`.
+    /// An owner that takes over: records in hand of the owner before were first read at `since`; `None`: nobody knows,
+    /// as nobody has committed anything.
     #[must_use]
     pub fn new(since: Option<Time>) -> Self {
-        Self { inherited: since, ..Self::default() }
+        Self { inherited: since.unwrap_or_default(), ..Self::default() }
     }
 
     /// Reads the topic from `low` on; what is below `end` may have been read before.
@@ -135,14 +136,14 @@ impl Owner {
     }
 
     /// A slot that was found in a sink.
-    pub fn found(&mut self, slot: Slot, time: Time) {
-        self.emitted.insert(slot, time);
+    pub fn found(&mut self, slot: Slot) {
+        self.emitted.insert(slot);
     }
 
     /// The emission is in its sink already.
     #[must_use]
     pub fn is_emitted(&self, slot: Slot) -> bool {
-        self.emitted.contains_key(&slot)
+        self.emitted.contains(&slot)
     }
 
     fn accept(&mut self, slot: Slot, time: Time) {
@@ -166,7 +167,8 @@ impl Owner {
         }
         self.accept(slot, time);
         let is_inherited = self.topics.get(&place.topic).is_some_and(|topic| place.offset < topic.inherited_end);
-        let read_at = self.inherited.filter(|_| is_inherited).map_or(now, |since| since.min(now));
+        // Nobody read it before it was there.
+        let read_at = if is_inherited { self.inherited.max(time).min(now) } else { now };
         let stamp = Stamp(self.next_stamp);
         self.next_stamp += 1;
         self.held.insert(stamp, Held { place, slot, holds: 1, read_at, repeats: Vec::new() });
@@ -248,9 +250,9 @@ impl Owner {
         while self.accepted.front().is_some_and(|(group, _)| *group < oldest) {
             self.accepted.pop_front();
         }
-        if !self.emitted.is_empty() {
-            let oldest = now.before(2 * REPEAT_WINDOW_MS);
-            self.emitted.retain(|_, time| *time >= oldest);
+        // However old it is: what it was made from may still have to be read.
+        if !self.emitted.is_empty() && !self.inherits() {
+            self.emitted = HashSet::default();
         }
     }
 
@@ -266,10 +268,16 @@ impl Owner {
         self.dirty.extend(checkpoints.into_iter().map(|checkpoint| checkpoint.topic));
     }
 
-    /// When the oldest record in hand was first read; the present, if there is none.
+    /// Records of the owner before are left: in hand, or not even read again.
+    fn inherits(&self) -> bool {
+        self.topics.values().any(|topic| topic.low < topic.inherited_end)
+    }
+
+    /// When the oldest record that is not complete was first read by any owner; the present, if there is none.
     #[must_use]
     pub fn since(&self, now: Time) -> Time {
-        self.read_at.first().map_or(now, |(at, _)| *at)
+        let oldest = self.read_at.first().map_or(now, |(at, _)| *at);
+        if self.inherits() { self.inherited.min(oldest) } else { oldest }
     }
 
     /// Records in hand.

@@ -135,7 +135,7 @@ impl Slot {
         Slot(Hash::of("answer").with(&input.0.to_le_bytes()).end())
     }
 
-    /// Of the error that ends a request.
+    /// Of what ends a request: its error, or its answer if it can have only one.
     #[must_use]
     pub fn of_end(pipeline: &PipelineName, root: Root) -> Self {
         Slot(Hash::of("end").with(pipeline.as_str().as_bytes()).with(&root.0.to_le_bytes()).end())

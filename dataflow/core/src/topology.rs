@@ -7,6 +7,7 @@ use domain::{
 };
 
 use crate::parts::Format;
+use crate::slot::{Branch, Root, Slot};
 
 /// How long one source waits for another unless the pipeline says otherwise (`kafka.join.window.millis`).
 pub const WINDOW_DEFAULT_MS: u64 = 60_000;
@@ -153,6 +154,19 @@ fn format_of(topic: &TopicOf) -> Format {
 }
 
 impl Topology {
+    /// Identity of what an operator emits.
+    ///
+    /// The answer of a request that can have only one is its end, as an error is: of an answer and an error, which may
+    /// come of one request when an owner was lost, every reader takes the one that is first in the log.
+    #[must_use]
+    pub fn slot(&self, operator: &Operator, root: Root, branch: &Branch) -> Slot {
+        if operator.kind == OperatorKind::Output && *branch == Branch::default() {
+            Slot::of_end(&self.pipeline, root)
+        } else {
+            Slot::of_emission(&self.pipeline, operator.name(), root, branch)
+        }
+    }
+
     /// Compiles a pipeline in which nothing is wrong by itself ([`Pipeline::check`]).
     #[must_use]
     pub fn compile(pipeline: &Pipeline, version: u32) -> Self {

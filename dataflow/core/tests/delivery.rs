@@ -1,10 +1,17 @@
 //! The delivery protocol under faults (`spec/delivery.md` §10): an engine and a model gateway over a log in memory, with
 //! crashes, take-overs, zombies, late acknowledgements and backlogs, all from one seed. `DELIVERY_RUNS` makes it longer.
 
+#[path = "delivery/bug.rs"]
+mod bug;
+#[path = "delivery/laws.rs"]
+mod laws;
+#[path = "delivery/traffic.rs"]
+mod traffic;
 #[path = "delivery/world.rs"]
 mod world;
 
-use world::{Bug, World};
+use bug::Bug;
+use world::World;
 
 /// Runs of the test command.
 const RUNS: u64 = 400;

@@ -25,27 +25,36 @@ pub(crate) enum Command {
     Finish,
 }
 
+/// Why the task of a shard ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The shard is finished with.
+    Finished,
+    /// Everything in hand was dropped, as if another owner had had it.
+    StoodStill,
+}
+
 /// What a task needs to be one of a shard.
 pub(crate) struct Lease {
     /// Which shard.
     pub(crate) shard: Shard,
     /// What it is told.
     pub(crate) commands: mpsc::Receiver<Command>,
-    finished: mpsc::Sender<Shard>,
+    ended: mpsc::Sender<(Shard, End)>,
 }
 
 impl Lease {
-    /// The shard is finished with.
-    pub(crate) async fn end(&self) {
+    /// The task ends.
+    pub(crate) async fn end(&self, end: End) {
         // Nobody listens when the process ends.
-        let _ending = self.finished.send(self.shard).await;
+        let _ending = self.ended.send((self.shard, end)).await;
     }
 }
 
 /// All shards that this worker owns.
 pub(crate) struct Owned {
     shards: BTreeMap<u32, Entry>,
-    finished: mpsc::Sender<Shard>,
+    ended: mpsc::Sender<(Shard, End)>,
 }
 
 struct Entry {
@@ -57,9 +66,9 @@ struct Entry {
 
 impl Owned {
     /// None yet, and what is heard from their tasks.
-    pub(crate) fn new() -> (Self, mpsc::Receiver<Shard>) {
-        let (finished, done) = mpsc::channel(COMMANDS);
-        (Self { shards: BTreeMap::new(), finished }, done)
+    pub(crate) fn new() -> (Self, mpsc::Receiver<(Shard, End)>) {
+        let (ended, done) = mpsc::channel(COMMANDS);
+        (Self { shards: BTreeMap::new(), ended }, done)
     }
 
     /// A shard is this worker's from now on. An older task of it ends with its commands.
@@ -67,7 +76,7 @@ impl Owned {
         let (commands, receiver) = mpsc::channel(COMMANDS);
         self.shards.insert(shard.partition, Entry { shard, commands, stream, is_leaving: false });
         self.tell(connected);
-        Lease { shard, commands: receiver, finished: self.finished.clone() }
+        Lease { shard, commands: receiver, ended: self.ended.clone() }
     }
 
     /// A shard is to be finished with.
@@ -82,14 +91,21 @@ impl Owned {
         }
     }
 
-    /// A task has ended.
-    pub(crate) fn released(&mut self, shard: Shard, connected: &Connected) {
+    /// A task has ended; gives the lease for another one if the shard is still this worker's.
+    pub(crate) fn ended(&mut self, (shard, end): (Shard, End), connected: &Connected) -> Option<Lease> {
+        let entry = self.shards.get_mut(&shard.partition).filter(|entry| entry.shard == shard);
+        if let Some(entry) = entry.filter(|entry| end == End::StoodStill && !entry.is_leaving) {
+            let (commands, receiver) = mpsc::channel(COMMANDS);
+            entry.commands = commands;
+            return Some(Lease { shard, commands: receiver, ended: self.ended.clone() });
+        }
         if self.shards.get(&shard.partition).is_some_and(|entry| entry.shard == shard)
             && let Some(entry) = self.shards.remove(&shard.partition)
         {
             self.tell(connected);
             connected.say(entry.stream, Said::Released(shard));
         }
+        None
     }
 
     /// Tells all tasks what to read, and waits until they do.

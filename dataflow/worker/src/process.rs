@@ -13,7 +13,7 @@ use tracing::warn;
 
 use crate::counters::ShardCounters;
 use crate::link::{Connected, Desired, Link, LinkConfig, Said, Told};
-use crate::owned::Owned;
+use crate::owned::{End, Lease, Owned};
 use crate::shard::{ShardWork, Task};
 
 /// How long the tasks get to end.
@@ -84,17 +84,22 @@ struct Process<D> {
 }
 
 impl<D: Duty> Process<D> {
-    async fn follow(mut self, mut done: mpsc::Receiver<Shard>, stop: Stop) -> Result<(), Infallible> {
+    async fn follow(mut self, mut done: mpsc::Receiver<(Shard, End)>, stop: Stop) -> Result<(), Infallible> {
         loop {
             tokio::select! {
                 () = stop.requested() => return Ok(()),
                 told = self.connected.told.recv() => match told {
                     Some((stream, Told::Desired(desired))) => self.apply(stream, desired).await,
-                    Some((stream, Told::Grant(shard))) => self.grant(stream, shard),
+                    Some((stream, Told::Grant(shard))) => {
+                        let lease = self.owned.grant(stream, shard, &self.connected);
+                        self.work(lease);
+                    }
                     Some((stream, Told::Revoke(shard))) => self.owned.revoke(stream, shard, &self.connected).await,
                     None => return Ok(()),
                 },
-                Some(shard) = done.recv() => self.owned.released(shard, &self.connected),
+                Some(ended) = done.recv() => if let Some(lease) = self.owned.ended(ended, &self.connected) {
+                    self.work(lease);
+                },
             }
         }
     }
@@ -115,9 +120,9 @@ impl<D: Duty> Process<D> {
         }
     }
 
-    fn grant(&mut self, stream: u64, shard: Shard) {
+    fn work(&self, lease: Lease) {
         let task = Task {
-            lease: self.owned.grant(stream, shard, &self.connected),
+            lease,
             log: Arc::clone(&self.log),
             group: D::GROUP,
             topics: self.config.topics.clone(),

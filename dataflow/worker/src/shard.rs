@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dataflow_core::{Counters, Emission, EmissionId, Incoming, Owner};
+use dataflow_core::{Counters, Emission, EmissionId, Incoming, Owner, REPEAT_WINDOW_MS};
 use domain::{Time, TopicOf, Topics};
 use runtime::Stop;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use crate::clock::now;
 use crate::counters::ShardCounters;
-use crate::owned::{Command, Lease};
+use crate::owned::{Command, End, Lease};
 use crate::shard_log::{COMMIT_EVERY, Happened, ShardLog, TakeOver, incoming};
 
 /// A take-over that fails is tried again after this long.
@@ -22,6 +22,9 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// A window whose time is over stays open while its sources are not read so far: it is not looked at all the time.
 const TICK_AT_MOST_EVERY: Duration = Duration::from_millis(5);
+
+/// Whoever stood still for longer may have been taken for dead (`spec/delivery.md` §7: a quarter of the repeat window).
+const STOOD_STILL_MS: u64 = REPEAT_WINDOW_MS / 4;
 
 /// How long a shard that is let go of may take to finish what it began.
 const FINISH_WITHIN: Duration = Duration::from_secs(10);
@@ -79,6 +82,16 @@ pub(crate) struct Task<M> {
     pub(crate) stop: Stop,
 }
 
+/// What the loop of a shard waits for.
+enum Event {
+    Told(Option<Command>),
+    Log(Happened),
+    /// The work has taken it already.
+    Work,
+    Second,
+    Timer,
+}
+
 struct Running<W> {
     log: ShardLog,
     work: W,
@@ -87,47 +100,60 @@ struct Running<W> {
 impl<W: ShardWork, M: Fn(u32, Owner) -> W + Send> Task<M> {
     pub(crate) async fn run(mut self) -> Result<(), Infallible> {
         let stop = self.stop.clone();
-        tokio::select! {
-            () = self.work() => {}
+        let end = tokio::select! {
+            end = self.work() => end,
             // What is not committed is done again by the next owner, and has no effect twice.
-            () = stop.requested() => {}
-        }
-        self.lease.end().await;
+            () = stop.requested() => End::Finished,
+        };
+        self.lease.end(end).await;
         Ok(())
     }
 
-    async fn work(&mut self) {
+    async fn work(&mut self) -> End {
         let shard = self.lease.shard;
-        let Some((log, owner)) = self.take_over().await else { return };
+        let Some((log, owner)) = self.take_over().await else { return End::Finished };
         let mut running = Running { log, work: (self.work)(shard.partition, owner) };
         info!(group = self.group, partition = shard.partition, epoch = shard.epoch, "shard taken over");
         let mut commit = tokio::time::interval(COMMIT_EVERY);
         commit.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut finish: Option<Instant> = None;
+        let mut awake = now();
         loop {
             let timer = running.work.next_timer().map(|at| Duration::from_millis(at.since(now())));
             let timer = timer.map(|timer| timer.clamp(TICK_AT_MOST_EVERY, COMMIT_EVERY));
-            tokio::select! {
-                command = self.lease.commands.recv(), if finish.is_none() => match command {
-                    Some(Command::Topics { start, stop, done }) => {
-                        running.change(start, stop).await;
-                        // Whoever asked may have gone.
-                        let _gone = done.send(());
-                    }
-                    Some(Command::Finish) | None => {
-                        finish = Some(Instant::now() + FINISH_WITHIN);
-                        running.log.finish();
-                    }
-                },
-                happened = running.log.next() => running.happened(happened),
-                () = running.work.event() => {}
-                _ = commit.tick() => {
+            let event = tokio::select! {
+                command = self.lease.commands.recv(), if finish.is_none() => Event::Told(command),
+                happened = running.log.next() => Event::Log(happened),
+                () = running.work.event() => Event::Work,
+                _ = commit.tick() => Event::Second,
+                () = tokio::time::sleep(timer.unwrap_or_default()), if timer.is_some() => Event::Timer,
+            };
+            // Before anything is written: others may have done it long ago, and who reads it may have forgotten.
+            let slept_ms = now().since(std::mem::replace(&mut awake, now()));
+            if slept_ms > STOOD_STILL_MS {
+                let group = self.group;
+                warn!(group, slept_ms, "the process stood still or the clock jumped: the shard is taken over again");
+                return End::StoodStill;
+            }
+            match event {
+                Event::Told(Some(Command::Topics { start, stop, done })) => {
+                    running.change(start, stop).await;
+                    // Whoever asked may have gone.
+                    let _gone = done.send(());
+                }
+                Event::Told(Some(Command::Finish) | None) => {
+                    finish = Some(Instant::now() + FINISH_WITHIN);
+                    running.log.finish();
+                }
+                Event::Log(happened) => running.happened(happened),
+                Event::Work => {}
+                Event::Second => {
                     running.work.tick();
                     running.log.search_gone(running.work.owner()).await;
                     running.log.commit(running.work.owner());
                     self.counters.set(shard.partition, running.work.counters());
                 }
-                () = tokio::time::sleep(timer.unwrap_or_default()), if timer.is_some() => running.work.tick(),
+                Event::Timer => running.work.tick(),
             }
             running.settle();
             if let Some(until) = finish
@@ -135,7 +161,7 @@ impl<W: ShardWork, M: Fn(u32, Owner) -> W + Send> Task<M> {
             {
                 running.store().await;
                 self.counters.set(shard.partition, running.work.counters());
-                return;
+                return End::Finished;
             }
         }
     }

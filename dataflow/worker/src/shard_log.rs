@@ -120,14 +120,16 @@ impl TakeOver {
 }
 
 impl ShardLog {
-    /// Reads this topic, too, from where the last owner stopped, unless it is read already.
+    /// Reads this topic, too, from where the last owner stopped, unless it is read already. One that is not there is read
+    /// when it is.
     pub(crate) async fn start(&mut self, of: &TopicOf, owner: &mut Owner) -> Result<(), Error> {
         let topic = self.name(of);
         if self.inputs.contains_key(&topic) {
             return Ok(());
         }
         let Some(known) = self.log.topics(&topic).await?.into_iter().find(|known| known.name == topic) else {
-            return Err(Error::NoTopic(topic));
+            self.gone.insert(of.clone());
+            return Ok(());
         };
         let bounds = self.log.bounds(&topic, self.shard.partition).await?;
         let committed = self.committed.get(&topic);
@@ -141,6 +143,11 @@ impl ShardLog {
         owner.start(&topic, known.incarnation, low, bounds.end);
         if low > bounds.start {
             self.refill(&topic, known.incarnation, low, owner).await?;
+        }
+        if low < bounds.end {
+            // Record time stands there until it is read: what it may repeat is not forgotten.
+            let first = self.log.read(&topic, self.shard.partition, low, 1).await?;
+            owner.read_up_to(&topic, first.records.first().map(|record| record.time));
         }
         self.reader.assign(&topic, self.shard.partition, low)?;
         self.gone.remove(of);
@@ -169,9 +176,8 @@ impl ShardLog {
     /// Reads the topics that were gone and are there again.
     pub(crate) async fn search_gone(&mut self, owner: &mut Owner) {
         for of in self.gone.clone() {
-            match self.start(&of, owner).await {
-                Ok(()) | Err(Error::NoTopic(_)) => {}
-                Err(error) => warn!(topic = %of, %error, "a topic cannot be read; it is tried again"),
+            if let Err(error) = self.start(&of, owner).await {
+                warn!(topic = %of, %error, "a topic cannot be read; it is tried again");
             }
         }
     }
@@ -212,10 +218,9 @@ impl ShardLog {
                 break;
             }
             for record in fetched.records {
-                let (time, offset) = (record.time, record.offset);
                 let headers = headers(record.headers);
                 if headers.iter().any(|(header, _)| header == name::SLOT) {
-                    owner.found(Envelope::read(&headers, &topic, 0, partition, offset).slot, time);
+                    owner.found(Envelope::read(&headers, &topic, 0, partition, record.offset).slot);
                 }
             }
             next = fetched.next;

@@ -109,14 +109,18 @@ fn signal(pid: u32, signal: Signal) -> Result<()> {
 pub struct Frozen(u32);
 
 impl Frozen {
+    /// Stops this process.
+    pub(crate) fn new(pid: u32) -> Result<Self> {
+        signal(pid, Signal::STOP)?;
+        Ok(Self(pid))
+    }
+
     /// Stops the child of `parent` that has this text in its command line.
-    pub(crate) fn new(parent: u32, text: &str) -> Result<Self> {
+    pub(crate) fn child(parent: u32, text: &str) -> Result<Self> {
         let has =
             |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains(text));
         let child = children(parent)?.into_iter().find(has);
-        let child = child.with_context(|| format!("process {parent} has no child with {text}"))?;
-        signal(child, Signal::STOP)?;
-        Ok(Self(child))
+        Self::new(child.with_context(|| format!("process {parent} has no child with {text}"))?)
     }
 }
 

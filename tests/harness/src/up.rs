@@ -95,9 +95,14 @@ impl Up {
     }
 
     /// The inference server of a replica, which stands still until [`Frozen`] is dropped.
-    pub fn freeze(&self, replica: u32) -> Result<Frozen> {
+    pub fn freeze_replica(&self, replica: u32) -> Result<Frozen> {
         let folder = self.dir().join("replicas").join(format!("{}-{replica}", crate::SERVER));
-        Frozen::new(self.pid.context("it does not run")?, &folder.display().to_string())
+        Frozen::child(self.pid.context("it does not run")?, &folder.display().to_string())
+    }
+
+    /// The process itself, without its children, stands still until [`Frozen`] is dropped.
+    pub fn freeze_all(&self) -> Result<Frozen> {
+        Frozen::new(self.pid.context("it does not run")?)
     }
 
     /// The log.

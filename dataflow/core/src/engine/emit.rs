@@ -44,7 +44,7 @@ impl Engine {
             None if is_joined => Branch { count: at.1, sides: Vec::new() },
             None => envelope.branch,
         };
-        envelope.slot = Slot::of_emission(&topology.pipeline, operator.name(), envelope.root, &envelope.branch);
+        envelope.slot = topology.slot(operator, envelope.root, &envelope.branch);
         let parts = match Parts::join(all) {
             Ok(parts) => parts,
             Err(error) => {

@@ -18,7 +18,7 @@ use crate::flow::{At, Context, Flow};
 use crate::owner::{Owner, Place, Stamp};
 use crate::parts::Parts;
 use crate::plan::{Plan, Reading};
-use crate::slot::{Branch, Root, Slot};
+use crate::slot::{Branch, Root};
 use crate::topology::{Operator, Topology};
 use crate::window::Datum;
 
@@ -318,8 +318,7 @@ impl Engine {
             (_, JoinKind::Any) => envelope.branch.clone().by(u16::try_from(side).unwrap_or(u16::MAX)),
             (_, JoinKind::Inner | JoinKind::Outer) => joined,
         };
-        let slot = Slot::of_emission(&topology.pipeline, operator.name(), envelope.root, &branch);
-        self.owner.is_emitted(slot)
+        self.owner.is_emitted(topology.slot(operator, envelope.root, &branch))
     }
 
     /// The record of a side that holds none of the wanted tensors. The hold on it is the flow's.

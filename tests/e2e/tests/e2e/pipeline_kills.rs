@@ -1,4 +1,5 @@
-//! The whole process is killed every few seconds while pipelines are called: nothing is lost, doubled or mixed up.
+//! The whole process is killed every few seconds while pipelines are called, and in a long run stands still once for
+//! longer than an owner may: nothing is lost, doubled or mixed up.
 //!
 //! What counts is what the log says afterwards: every entry that it took has its answer there, or nobody waited any more.
 
@@ -22,6 +23,9 @@ const TIMEOUT_MS: u64 = 4_000;
 
 /// Seconds of the test command; `PIPELINE_KILL_SECONDS` makes it longer.
 const SECONDS: u64 = 20;
+/// From this length on the process stands still once in the middle, for longer than a quarter of the repeat window.
+const LONG: u64 = 60;
+const STANDS_STILL: Duration = Duration::from_secs(33);
 
 const PIPELINE: &str = r#"{"apiVersion": "mlops.seldon.io/v1alpha1", "kind": "Pipeline", "metadata": {"name": "p"}, "spec": {
   "steps": [{"name": "add10"}, {"name": "mul10"},
@@ -34,6 +38,8 @@ struct Tally {
     failed: AtomicU64,
     wrong: AtomicU64,
     late: AtomicU64,
+    /// The process stands still, and its clock with it.
+    stands_still: AtomicBool,
 }
 
 /// One request with a number of its own: × 10, and + 10 + 20.
@@ -41,9 +47,11 @@ async fn call(rest: &Rest, number: u64, tally: &Tally) {
     let body = format!(r#"{{"inputs":[{{"name":"INPUT","datatype":"FP32","shape":[1],"data":[{number}]}}]}}"#);
     let timeout = TIMEOUT_MS.to_string();
     let began = Instant::now();
+    let stood_still = tally.stands_still.load(Ordering::Relaxed);
     let answer = rest.post("/v2/pipelines/p/infer", &[("switchyard-timeout-ms", &timeout)], body).await;
     // The gateway's own clock decides; a second for the way.
-    if began.elapsed() > Duration::from_millis(TIMEOUT_MS + 1_000) {
+    let stood_still = stood_still || tally.stands_still.load(Ordering::Relaxed);
+    if !stood_still && began.elapsed() > Duration::from_millis(TIMEOUT_MS + 1_000) {
         tally.late.fetch_add(1, Ordering::Relaxed);
     }
     let Some(answer) = answer.ok().filter(|answer| answer.status == 200) else {
@@ -84,13 +92,27 @@ async fn nothing_is_lost_doubled_or_mixed_up_when_the_process_is_killed_again_an
         number - 1
     });
     let began = Instant::now();
-    let mut kills = 0;
+    let (mut kills, mut is_to_stand_still) = (0, length >= LONG);
     while began.elapsed() < Duration::from_secs(length) {
         tokio::time::sleep(EVERY / 2).await;
         up.part.kill9().await?;
         kills += 1;
         up.start().await?;
         tokio::time::sleep(EVERY / 2).await;
+        if is_to_stand_still && began.elapsed() * 2 > Duration::from_secs(length) {
+            is_to_stand_still = false;
+            tally.stands_still.store(true, Ordering::Relaxed);
+            let frozen = up.freeze_all()?;
+            tokio::time::sleep(STANDS_STILL).await;
+            drop(frozen);
+            until(Duration::from_secs(30), "the shards are taken over again", async || {
+                let log = std::fs::read_to_string(up.part.log()).context("read the log")?;
+                ensure!(log.contains("stood still"), "nobody has noticed");
+                Ok(())
+            })
+            .await?;
+            tally.stands_still.store(false, Ordering::Relaxed);
+        }
     }
     stop.store(true, Ordering::Relaxed);
     let sent = load.await.context("the load")?;

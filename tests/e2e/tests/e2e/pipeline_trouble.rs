@@ -72,7 +72,7 @@ async fn two_replicas(flags: &[&str]) -> Result<(Up, u32)> {
 async fn a_step_that_never_answers_costs_its_own_callers_their_time_and_nobody_else_anything() -> Result<()> {
     let (mut up, replica) = two_replicas(&["--pending-max", "4", "--model-timeout-ms", "2500"]).await?;
     let rest = up.rest();
-    let frozen = up.freeze(replica)?;
+    let frozen = up.freeze_replica(replica)?;
     // The caller's deadline.
     let began = Instant::now();
     let answer = ask(&rest, "by-slow", 1.0, 500).await?;
