@@ -207,7 +207,8 @@ mod tests {
     fn the_samples_are_good_manifests() {
         let samples = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../samples");
         let mut count = 0;
-        for entry in std::fs::read_dir(samples).expect("the samples") {
+        let folders = [samples.clone(), samples.join("pipelines")];
+        for entry in folders.iter().flat_map(|folder| std::fs::read_dir(folder).expect("the samples")) {
             let path = entry.expect("an entry").path();
             if path.extension().is_some_and(|extension| extension == "yaml") {
                 count += 1;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use half::{bf16, f16};
-use oip::{Datatype, Parameters, Tensor, TensorData};
+use oip::{Datatype, Parameter, Parameters, Tensor, TensorData};
 use ort::value::{DynMap, DynSequenceValueType, DynValue, Tensor as OrtTensor};
 
 use crate::{
@@ -117,7 +117,12 @@ fn tensor(name: &str, value: &DynValue) -> Result<Tensor, String> {
             (shape.to_vec(), TensorData::Elements(texts.into_iter().map(Bytes::from).collect()))
         }
     };
-    Tensor::new(name, kind, shape, data, Parameters::new()).map_err(|problem| problem.to_string())
+    // ONNX strings are UTF-8: whoever writes the answer as JSON may show them as they are.
+    let parameters = match kind {
+        Datatype::Bytes => Parameters::from([("content_type".to_owned(), Parameter::String("str".to_owned()))]),
+        _ => Parameters::new(),
+    };
+    Tensor::new(name, kind, shape, data, parameters).map_err(|problem| problem.to_string())
 }
 
 /// Keys of score maps, which ONNX Runtime can give us.

@@ -1,10 +1,12 @@
-//! What `switchyard up --demo` shows a newcomer: two real models and a pipeline are declared, answer over REST and gRPC
+//! What `switchyard up --demo` shows a newcomer: real models and pipelines of them are declared, answer over REST and gRPC
 //! through Envoy, and what happened is told in words.
 
 mod file_types;
 mod iris;
+mod lines;
+mod picture;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -12,7 +14,7 @@ use messages::scheduler as wire;
 use oip::{InferRequest, InferResponse};
 
 use crate::address::Address;
-use crate::client::inference::{Grpc, Rest, for_json};
+use crate::client::inference::{Grpc, ROUTE_HEADER, Rest, for_json};
 use crate::client::scheduler::Scheduler;
 use crate::failure::Error as Failure;
 use crate::output::say;
@@ -33,7 +35,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) enum Error {
     #[error(transparent)]
     Call(#[from] Box<Failure>),
-    #[error("fetch the file-type model")]
+    #[error("fetch a model of the demo")]
     Fetch(#[from] runtime::wheel::Error),
     #[error("{action} {path}")]
     File {
@@ -42,7 +44,7 @@ pub(crate) enum Error {
         #[source]
         cause: std::io::Error,
     },
-    #[error("{0} is not what was expected of the file-type model")]
+    #[error("{0} is not what the demo expects")]
     Model(&'static str),
     #[error("model {model} answered something else than expected: {what}")]
     Answer { model: &'static str, what: String },
@@ -77,7 +79,15 @@ struct Calls {
     grpc: Grpc,
 }
 
-/// Runs the demo; `folder` gets the iris model's file.
+/// An answer that came through Envoy.
+struct Answered {
+    response: InferResponse,
+    /// What `x-seldon-route` says, in the order of the way.
+    routes: String,
+    took: Duration,
+}
+
+/// Runs the demo; `folder` gets the files of models and pictures that are part of this program.
 pub(crate) async fn run(places: Places, folder: &Path) -> Result<(), Error> {
     let mut calls = Calls {
         scheduler: Scheduler::connect(places.scheduler).await?,
@@ -86,7 +96,8 @@ pub(crate) async fn run(places: Places, folder: &Path) -> Result<(), Error> {
     };
     say("\nDemo");
     iris::show(&mut calls, folder).await?;
-    file_types::show(&mut calls).await
+    file_types::show(&mut calls).await?;
+    lines::show(&mut calls, folder).await
 }
 
 impl Calls {
@@ -127,30 +138,45 @@ impl Calls {
     }
 
     /// One request over REST.
-    async fn over_rest(&self, model: &'static str, request: &InferRequest) -> Result<(InferResponse, Duration), Error> {
+    async fn over_rest(&self, model: &'static str, request: &InferRequest) -> Result<Answered, Error> {
         let body = request.to_json(oip::TextStyle::Text, |_| false);
         let started = Instant::now();
         let answer = self.rest.infer(model, for_json(model), body.body).await?;
-        let took = started.elapsed();
+        let (took, routes) = (started.elapsed(), routes(&answer.headers));
         let body: Bytes = answer.successful(model)?;
         let response = InferResponse::from_json(&body, None);
-        response.map(|response| (response, took)).map_err(|error| Error::Answer { model, what: error.to_string() })
+        let response = response.map_err(|error| Error::Answer { model, what: error.to_string() })?;
+        Ok(Answered { response, routes, took })
     }
 
     /// The same request over gRPC, without any header: Envoy finds the model's name in the message.
-    async fn over_grpc(
-        &mut self,
-        model: &'static str,
-        request: InferRequest,
-    ) -> Result<(InferResponse, Duration), Error> {
+    async fn over_grpc(&mut self, model: &'static str, request: InferRequest) -> Result<Answered, Error> {
         let mut message = request.into_proto(oip::Contents::Raw);
         model.clone_into(&mut message.model_name);
         let started = Instant::now();
-        let (_, answer) = self.grpc.infer(http::HeaderMap::new(), message).await?;
-        let took = started.elapsed();
+        let (headers, answer) = self.grpc.infer(http::HeaderMap::new(), message).await?;
+        let (took, routes) = (started.elapsed(), routes(&headers));
         let response = InferResponse::from_proto(answer);
-        response.map(|response| (response, took)).map_err(|error| Error::Answer { model, what: error.to_string() })
+        let response = response.map_err(|error| Error::Answer { model, what: error.to_string() })?;
+        Ok(Answered { response, routes, took })
     }
+}
+
+fn routes(headers: &http::HeaderMap) -> String {
+    let routes = headers.get_all(ROUTE_HEADER).iter().filter_map(|route| route.to_str().ok());
+    routes.collect::<Vec<_>>().join(",")
+}
+
+/// Writes a file that is part of this program; gives its path from the root.
+fn write(folder: &Path, name: &str, content: &[u8]) -> Result<PathBuf, Error> {
+    let path = folder.join(name);
+    let failed = |action| {
+        let path = path.display().to_string();
+        move |cause| Error::File { action, path, cause }
+    };
+    std::fs::create_dir_all(folder).map_err(failed("make the folder of"))?;
+    std::fs::write(&path, content).map_err(failed("write"))?;
+    std::path::absolute(&path).map_err(failed("find"))
 }
 
 /// Milliseconds, for people.

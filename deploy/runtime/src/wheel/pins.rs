@@ -14,6 +14,14 @@ pub const ONNXRUNTIME: Wheel = Wheel {
     instead: "set ORT_DYLIB_PATH to a libonnxruntime.so of version 1.22 or newer",
 };
 
+/// Used by the demo, for its models `rapidocr_onnxruntime/models/*.onnx`.
+pub const RAPIDOCR: Wheel = Wheel {
+    package: "rapidocr_onnxruntime",
+    version: "1.4.4",
+    files: &[("any", "971d7d5f223a7a808662229df1ef69893809d8457d834e6373d3854bc1782cbf")],
+    instead: "start without --demo",
+};
+
 /// Used by the samples and tests, for its model `magika/models/standard_v3_3/model.onnx` with `config.min.json`
 /// beside it.
 pub const MAGIKA: Wheel = Wheel {

@@ -133,7 +133,15 @@ async fn the_demo_ends_with_status_0_and_a_taken_port_with_status_1_and_its_numb
     let dir = folder.path().join("up").display().to_string();
     let demo = ["up", "--dir", &dir, "--port-base", &base, "--demo", "--exit-after-demo"];
     let said = run(folder.path(), &[], &demo).await?.failed(0)?;
-    for word in ["setosa, versicolor, virginica", "file-type", "REST", "gRPC", "ready after"] {
+    for word in [
+        "setosa, versicolor, virginica",
+        "file-type",
+        "REST",
+        "gRPC",
+        "ready after",
+        "it says \"Handle with care\"",
+        "by way of flip; keep did not run",
+    ] {
         ensure!(said.contains(word), "{word}: {said}");
     }
     let taken = ports.base() + 4;

@@ -58,15 +58,15 @@ pub(super) async fn show(calls: &mut Calls) -> Result<(), Error> {
     ));
     for (position, Sample { what, content, expected }) in samples()?.into_iter().enumerate() {
         // The transports take turns.
-        let (over, (answer, took)) = match position % 2 {
+        let (over, answered) = match position % 2 {
             0 => ("REST", calls.over_rest(MODEL, &request(&content)?).await?),
             _ => ("gRPC", calls.over_grpc(MODEL, request(&content)?).await?),
         };
-        let (label, score) = best(&answer, &configuration)?;
+        let (label, score) = best(&answered.response, &configuration)?;
         if label != expected {
             return Err(Error::Answer { model: MODEL, what: format!("{what} is {label}") });
         }
-        let took = milliseconds(took);
+        let took = milliseconds(answered.took);
         say(&format!("    {over}          {what} is {label}, by {:.1} %  ({took})", score * 100.0));
     }
     Ok(())

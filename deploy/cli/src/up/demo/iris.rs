@@ -6,7 +6,7 @@ use bytes::Bytes;
 use messages::scheduler as wire;
 use oip::{Datatype, InferRequest, InferResponse, Tensor, TensorData};
 
-use super::{Calls, Error, milliseconds};
+use super::{Answered, Calls, Error, milliseconds};
 use crate::output::say;
 
 const MODEL: &str = "iris";
@@ -24,28 +24,21 @@ const FLOWERS: [([f32; 4], &str); 3] =
     [([5.1, 3.5, 1.4, 0.2], "setosa"), ([7.0, 3.2, 4.7, 1.4], "versicolor"), ([6.3, 3.3, 6.0, 2.5], "virginica")];
 
 pub(super) async fn show(calls: &mut Calls, folder: &Path) -> Result<(), Error> {
-    let path = folder.join("iris").join("model.onnx");
-    let file = |action| {
-        let path = path.display().to_string();
-        move |cause| Error::File { action, path, cause }
-    };
-    std::fs::create_dir_all(folder.join("iris")).map_err(file("make the folder of"))?;
-    std::fs::write(&path, FILE).map_err(file("write"))?;
-    let path = std::path::absolute(&path).map_err(file("find"))?;
+    let path = super::write(&folder.join("iris"), "model.onnx", FILE)?;
     let took = calls.load(MODEL, &path, MEMORY_BYTES).await?;
     say(&format!(
         "  model iris      {} bytes, loaded on 2 replicas and routed by Envoy in {}",
         FILE.len(),
         milliseconds(took)
     ));
-    let (answer, took) = calls.over_rest(MODEL, &request()?).await?;
-    say(&format!("    REST          {}  ({})", species(&answer)?, milliseconds(took)));
-    let (answer, took) = calls.over_grpc(MODEL, request()?).await?;
-    say(&format!("    gRPC          {}  ({})", species(&answer)?, milliseconds(took)));
+    let Answered { response, took, .. } = calls.over_rest(MODEL, &request()?).await?;
+    say(&format!("    REST          {}  ({})", species(&response)?, milliseconds(took)));
+    let Answered { response, took, .. } = calls.over_grpc(MODEL, request()?).await?;
+    say(&format!("    gRPC          {}  ({})", species(&response)?, milliseconds(took)));
     let took = calls.load_pipeline(pipeline()).await?;
     say(&format!("  pipeline flowers  iris, of whose answer only the label is kept; ready in {}", milliseconds(took)));
-    let (answer, took) = calls.over_rest(PIPELINE, &request()?).await?;
-    say(&format!("    REST          {}  ({}, every step in the log)", species(&answer)?, milliseconds(took)));
+    let Answered { response, took, .. } = calls.over_rest(PIPELINE, &request()?).await?;
+    say(&format!("    REST          {}  ({}, every step in the log)", species(&response)?, milliseconds(took)));
     Ok(())
 }
 
