@@ -18,6 +18,7 @@ use messages::worker::order::Order;
 use messages::worker::report::Report;
 use runtime::Stop;
 use runtime::child::Backoff;
+use runtime::health::Check;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -45,6 +46,8 @@ pub struct LinkConfig {
     pub schedulers: Vec<String>,
     /// Where Envoy reaches it, for pipeline gateways.
     pub address: Option<SocketAddr>,
+    /// Ready while there is a stream to a scheduler.
+    pub check: Check,
 }
 
 /// What a worker hears.
@@ -224,6 +227,7 @@ impl Link {
                 () = self.stop.requested() => break,
             };
             *self.said.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            self.config.check.set_unready("no stream to a scheduler");
             let (role, name) = (self.config.role, &self.config.name);
             match &ended {
                 Ended::Deaf => break,
@@ -266,6 +270,7 @@ impl Link {
         backoff.reset();
         info!(role = %self.config.role, name = %self.config.name, scheduler, "connected to the scheduler");
         *self.said.lock().unwrap_or_else(PoisonError::into_inner) = Some((number, reports));
+        self.config.check.set_ready();
         self.listen(orders, number).await
     }
 

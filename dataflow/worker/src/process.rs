@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use dataflow_core::{Change, Owner};
 use domain::{Role, Shard, TopicOf, Topics, WorkerName};
+use runtime::health::Check;
 use runtime::{OnError, Stop, Tasks, TasksFailed};
 use tokio::sync::mpsc;
 use topic_log::{Error, Log};
@@ -30,6 +31,8 @@ pub struct WorkerConfig {
     pub topics: Topics,
     /// Where its shards count.
     pub counters: ShardCounters,
+    /// Ready while there is a stream to a scheduler.
+    pub check: Check,
 }
 
 /// What a role does with what the scheduler wants, and with shards.
@@ -63,8 +66,9 @@ pub trait Duty: Send + 'static {
 /// A task of it failed.
 pub async fn run<D: Duty>(config: WorkerConfig, duty: D, log: Arc<dyn Log>, stop: Stop) -> Result<(), TasksFailed> {
     let tasks = Tasks::new(stop.clone());
-    let (name, schedulers) = (config.name.clone(), config.schedulers.clone());
-    let (link, connected) = Link::new(LinkConfig { role: D::ROLE, name, schedulers, address: None }, stop.clone());
+    let (name, schedulers, check) = (config.name.clone(), config.schedulers.clone(), config.check.clone());
+    let link = LinkConfig { role: D::ROLE, name, schedulers, address: None, check };
+    let (link, connected) = Link::new(link, stop.clone());
     let [of_link, of_process, _] = D::TASKS;
     tasks.spawn(of_link, OnError::StopProcess, link.run());
     let (owned, done) = Owned::new();

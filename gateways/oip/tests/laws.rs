@@ -226,3 +226,20 @@ fn bytes_that_are_no_text_become_base64_and_say_so() {
     let text = r#"{"model_name":"","outputs":[{"name":"x","shape":[2],"datatype":"BYTES","parameters":{"content_type":"base64"},"data":["YQ==","/w=="]}]}"#;
     assert_eq!(std::str::from_utf8(&json), Ok(text));
 }
+
+/// `spec/data-plane.md` row 87, which pipelines keep to.
+#[test]
+fn in_the_style_of_pipelines_bytes_are_base64_unless_they_say_that_they_are_text() {
+    let tensor = |content_type: Option<&str>| {
+        let parameters = content_type.map(|text| ("content_type".to_owned(), Parameter::String(text.to_owned())));
+        let data = TensorData::Elements(vec![Bytes::from_static(b"text")]);
+        let parameters = parameters.into_iter().collect();
+        let tensor = Tensor::new("x", Datatype::Bytes, vec![1], data, parameters).expect("a tensor");
+        let response = InferResponse { outputs: vec![tensor], ..InferResponse::default() };
+        String::from_utf8_lossy(&response.to_json(TextStyle::Base64, |_| false).body).into_owned()
+    };
+    assert!(tensor(Some("str")).contains(r#""data":["text"]"#));
+    assert!(tensor(Some("datetime")).contains(r#""data":["text"]"#));
+    assert!(tensor(None).contains(r#""data":["dGV4dA=="]"#));
+    assert!(tensor(Some("image/png")).contains(r#""data":["dGV4dA=="]"#));
+}

@@ -11,6 +11,7 @@ use axum::serve::ListenerExt;
 use domain::{PipelineName, Role, Topics, WorkerName};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
+use runtime::health::Check;
 use runtime::{OnError, Stop, Tasks, TasksFailed};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
@@ -53,6 +54,8 @@ pub struct Config {
     pub errors: ErrorStyle,
     /// Where it counts.
     pub metrics: Metrics,
+    /// Ready while there is a stream to a scheduler.
+    pub check: Check,
 }
 
 /// Why it does not run, or no longer.
@@ -80,6 +83,7 @@ pub async fn run(config: Config, listeners: Vec<TcpListener>, log: Arc<dyn Log>,
         name: config.name.clone(),
         schedulers: config.schedulers.clone(),
         address: Some(config.address),
+        check: config.check.clone(),
     };
     let (link, connected) = Link::new(link, stop.clone());
     tasks.spawn("pipeline-gateway-link", OnError::StopProcess, link.run());

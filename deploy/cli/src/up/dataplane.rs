@@ -109,6 +109,7 @@ pub(super) async fn start(
         max_message_bytes: MAX_MESSAGE_BYTES,
         errors: if flags.compatible_errors { ErrorStyle::Compatible } else { ErrorStyle::Structured },
         metrics: metrics.0,
+        check: health.check("pipeline-gateway"),
     };
     let stop = tasks.stop();
     let part = pipeline_gateway::run(config, listeners.into(), Arc::clone(&log), stop.clone());
@@ -118,9 +119,11 @@ pub(super) async fn start(
         schedulers: schedulers.clone(),
         topics: topics.clone(),
         counters: metrics.1,
+        check: health.check("engine"),
     };
     tasks.spawn("dataflow-engine", OnError::StopProcess, dataflow::run(config, Arc::clone(&log), stop.clone()));
-    let worker = WorkerConfig { name: name("model-gateway-0")?, schedulers, topics, counters: metrics.2 };
+    let (counters, check) = (metrics.2, health.check("model-gateway"));
+    let worker = WorkerConfig { name: name("model-gateway-0")?, schedulers, topics, counters, check };
     let config = model_gateway::Config { worker, envoy, call_limit: Duration::from_millis(flags.model_timeout_ms) };
     tasks.spawn("model-gateway", OnError::StopProcess, model_gateway::run(config, log, stop.clone()));
     Ok(DataPlane { gateway, log: log_address })

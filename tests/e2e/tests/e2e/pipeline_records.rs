@@ -165,15 +165,26 @@ async fn foreign_records_are_served_and_bad_ones_cost_nobody_else_anything() -> 
         (json_response.clone(), None),
         (json_response, Some("json/inferModelResponse")),
     ];
+    let carried = [("x-foo", "bar"), ("x-request-id", "seen-by-envoy"), ("x-seldon-route", ":earlier_1:")];
     for (value, kind) in &good {
-        let headers: Vec<_> = kind.iter().map(|kind| ("seldon-infer-type", *kind)).chain([("x-foo", "bar")]).collect();
+        let headers: Vec<_> = kind.iter().map(|kind| ("seldon-infer-type", *kind)).chain(carried).collect();
         up.topics().append(inputs, value.clone(), &headers).await?;
     }
     let answers = up.topics().arrives("seldon.default.model.add10.outputs", "5.mine", good.len()).await?;
     ensure!(answers.iter().all(|record| record.partition == 5 && header(record, "x-foo") == ["bar"]));
-    ensure!(answers.iter().all(|record| header(record, "x-seldon-route").contains(&":add10_1:")));
+    ensure!(answers.iter().all(|record| header(record, "x-seldon-route") == [":earlier_1:", ":add10_1:"]));
     let json = answers.iter().filter(|record| record.value.starts_with(b"{")).count();
     ensure!(json == 4, "JSON is answered with JSON: {json}");
+    // Envoy sees the headers; of requests that fail it tells.
+    up.topics().append("seldon.default.model.fails.inputs", message(&[1.0]), &carried).await?;
+    let access_log = up.dir().join("envoy-accesslog.txt");
+    until(WITHIN, "the call is in Envoy's access log", async || {
+        let lines = std::fs::read_to_string(&access_log).context("read the access log")?;
+        let is_seen = lines.lines().any(|line| line.contains("\"seen-by-envoy\"") && line.contains("\"fails\""));
+        ensure!(is_seen, "{lines}");
+        Ok(())
+    })
+    .await?;
     // And what none takes.
     let errors = "seldon.default.errors.errors";
     for (value, headers, says) in [
@@ -297,6 +308,45 @@ async fn a_pipeline_that_is_not_there_not_ready_or_too_slow_says_so_at_once() ->
     ensure!(topics.await?.iter().any(|topic| topic.name == "seldon.default.model.add10.inputs"));
     let answer = rest.post("/v2/pipelines/p/infer", &[], ASK).await?;
     ensure!(answer.status == StatusCode::NOT_FOUND, "{} {}", answer.status, answer.body);
+    up.part.stop().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_datatype_comes_back_from_a_pipeline_as_json() -> Result<()> {
+    let mut up = Up::new(&[])?;
+    up.start().await?;
+    up.load(&[("identity", harness::sample("identity"))]).await?;
+    let pipeline = json!({"apiVersion": "mlops.seldon.io/v1alpha1", "kind": "Pipeline", "metadata": {"name": "same"},
+        "spec": {"steps": [{"name": "identity"}], "output": {"steps": ["identity"]}}});
+    up.pipeline(&pipeline.to_string()).await?;
+    let values = [
+        ("BOOL", json!([true, false])),
+        ("INT8", json!([-128, 127])),
+        ("INT16", json!([-32768, 32767])),
+        ("INT32", json!([-2147483648_i64, 2147483647])),
+        ("INT64", json!([-9007199254740993_i64, 9007199254740993_i64])),
+        ("UINT8", json!([0, 255])),
+        ("UINT16", json!([0, 65535])),
+        ("UINT32", json!([0, 4294967295_u32])),
+        ("UINT64", json!([0, 18446744073709551615_u64])),
+        ("FP16", json!([1.5, -2.0])),
+        ("BF16", json!([1.5, -2.0])),
+        ("FP32", json!([1.25, -0.5])),
+        ("FP64", json!([0.1, -1e300])),
+        ("BYTES", json!(["text", "ü€"])),
+    ];
+    let input = |(datatype, data): &(&str, Value)| json!({"name": format!("in_{datatype}"), "datatype": datatype, "shape": [2], "data": data});
+    let body = json!({"inputs": values.iter().map(input).collect::<Vec<_>>()}).to_string();
+    let answer = up.rest().post("/v2/pipelines/same/infer", &[], body).await?;
+    ensure!(answer.status == StatusCode::OK, "{} {}", answer.status, answer.body);
+    let outputs = answer.json()?["outputs"].as_array().cloned().context("outputs")?;
+    for (datatype, data) in &values {
+        let name = format!("out_{datatype}");
+        let output =
+            outputs.iter().find(|output| output["name"] == name).with_context(|| format!("{name} is missing"))?;
+        ensure!(output["data"] == *data && output["datatype"] == *datatype, "{output}");
+    }
     up.part.stop().await?;
     Ok(())
 }
