@@ -130,3 +130,29 @@ impl Duty for Pipelines {
         move |partition, owner| EngineShard::new(Engine::new(partition, topics.clone(), owner), Arc::clone(&plan))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::Arc;
+
+    use domain::{PipelineName, Topics};
+    use topic_log::embedded::Settings;
+    use topic_log::{Embedded, Log};
+    use worker::{Desired, Duty, PipelineWish};
+
+    use super::Pipelines;
+
+    #[tokio::test]
+    async fn to_remove_what_is_not_known_is_done_at_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let log: Arc<dyn Log> = Arc::new(Embedded::open(Settings::new(folder.path().to_owned())).expect("it opens"));
+        let mut pipelines = Pipelines::new(Arc::clone(&log), Topics::default());
+        let name = PipelineName::parse("nobody").expect("a name");
+        let wish = PipelineWish { name, versions: Vec::new(), clean_topics: true, entries: Vec::new() };
+        let desired = Desired { pipelines: vec![wish], ..Desired::default() };
+        let change = pipelines.apply(desired).await.expect("nothing to do is done");
+        assert_eq!((change.start, change.stop), (BTreeSet::new(), BTreeSet::new()));
+        assert!(log.topics("").await.expect("topics").is_empty());
+    }
+}
