@@ -7,6 +7,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::address::{self, Address, Place, Target};
+use crate::client::log::Log;
+use crate::client::scheduler::Scheduler;
+use crate::failure::Error;
 use crate::{part, up, verb};
 
 /// Serves machine-learning models behind Envoy.
@@ -122,6 +125,29 @@ pub(crate) struct LogFlags {
     /// Address of the log [else: endpoints.json in --dir, $SWITCHYARD_LOG_HOST, 127.0.0.1:9012]
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) log_host: Option<String>,
+}
+
+/// How to reach what knows a pipeline and its records.
+#[derive(Debug, Args)]
+pub(crate) struct RecordFlags {
+    #[command(flatten)]
+    pub(crate) log: LogFlags,
+    #[command(flatten)]
+    pub(crate) scheduler: SchedulerFlags,
+    #[command(flatten)]
+    pub(crate) installation: Installation,
+}
+
+impl RecordFlags {
+    /// The log.
+    pub(crate) async fn log(&self) -> Result<Log, Error> {
+        Ok(Log::connect(self.log.address(&self.installation)?).await?)
+    }
+
+    /// The scheduler.
+    pub(crate) async fn scheduler(&self) -> Result<Scheduler, Error> {
+        Ok(Scheduler::connect(self.scheduler.address(&self.installation)?).await?)
+    }
 }
 
 impl LogFlags {

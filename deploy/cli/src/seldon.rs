@@ -31,8 +31,10 @@ const WARNING: &str = "Warning: this goes to the scheduler directly, so Kubernet
 /// What only this command line refuses.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    #[error("`pipeline inspect` is not in this version yet")]
-    NoInspection,
+    #[error("--namespace")]
+    Namespace(#[source] domain::BadTopicPart),
+    #[error("nothing came of it within {0} s (--timeout-secs)")]
+    TooSlow(u64),
     #[error("{FORCE} is {text:?}: it must be true or false")]
     Force { text: String },
     #[error("{text:?} (--wait) is no state of a {kind}: it must be one of {}", .known.join(", "))]
@@ -166,7 +168,13 @@ mod tests {
             ("pipeline status", format!("NAME! wait/w= timeout-secs/t=5 {control}")),
             ("pipeline list", control.to_owned()),
             ("pipeline infer", calls),
-            ("pipeline inspect", String::new()),
+            (
+                "pipeline inspect",
+                format!(
+                    "EXPRESSION! offset=1 request-id format=raw truncate/t=false kafka-broker kafka-config-path= \
+                     namespace=default timeout-secs/d=5 {control}"
+                ),
+            ),
             ("experiment start", write),
             ("experiment stop", by_name),
             ("experiment status", format!("NAME! wait/w=false timeout-secs/t=5 {control}")),

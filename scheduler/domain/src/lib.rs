@@ -40,5 +40,5 @@ pub use status::{
     AssignmentStatus, ModelState, ModelVersionStatus, PipelineState, PipelineVersionStatus, ReplicaResources,
     ServerStatus,
 };
-pub use topic::{BadTopicPart, TOPIC_LONGEST, TopicOf, Topics};
+pub use topic::{BadTopicPart, TOPIC_LONGEST, TOPIC_PREFIX, TopicOf, Topics};
 pub use worker::{Role, Shard, WorkerId};

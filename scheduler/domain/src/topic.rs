@@ -5,6 +5,9 @@ use std::sync::Arc;
 
 use crate::{End, ModelName, Origin, PipelineName, Reference};
 
+/// What all names of topics begin with unless something else is set.
+pub const TOPIC_PREFIX: &str = "seldon";
+
 /// Most characters of a topic's name that Kafka takes.
 pub const TOPIC_LONGEST: usize = 249;
 
@@ -72,7 +75,7 @@ impl Topics {
 
 impl Default for Topics {
     fn default() -> Self {
-        Self { prefix: "seldon".into(), namespace: "default".into() }
+        Self { prefix: TOPIC_PREFIX.into(), namespace: "default".into() }
     }
 }
 

@@ -1,7 +1,6 @@
 //! The tree of commands and flags, as the compatible program has it. A flag for a truth value may be given as `--flag`
 //! or `--flag=false`, never with a space; of a flag that is given twice the last one counts.
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -10,6 +9,7 @@ use http::{HeaderName, HeaderValue};
 use super::truth;
 use crate::verb;
 use crate::verb::infer::{Mode, header};
+use crate::verb::inspect::Query;
 
 /// Loads, inspects and calls models. The compatible command line of Switchyard.
 #[derive(Debug, Parser)]
@@ -95,14 +95,28 @@ pub(super) enum Pipeline {
     List(Control),
     /// Send a request to a pipeline
     Infer(Box<Infer>),
-    /// Not in this version
-    Inspect(Ignored),
+    /// Show what is in the topics of a pipeline
+    Inspect(Box<Inspect>),
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Ignored {
-    #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true, num_args = 0..)]
-    rest: Vec<OsString>,
+pub(super) struct Inspect {
+    #[command(flatten)]
+    pub(super) query: Query,
+    /// Address of the log [else: $SWITCHYARD_LOG_HOST, 0.0.0.0:9012]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(super) kafka_broker: Option<String>,
+    /// Accepted for compatibility; the log needs no configuration
+    #[arg(long, value_name = "FILE", default_value = "", hide_default_value = true)]
+    pub(super) kafka_config_path: String,
+    /// Namespace in the names of topics
+    #[arg(long, value_name = "NAME", env = "POD_NAMESPACE", default_value = "default")]
+    pub(super) namespace: String,
+    /// How long to wait
+    #[arg(short = 'd', long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(super) timeout_secs: u64,
+    #[command(flatten)]
+    pub(super) control: Control,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,12 +1,16 @@
 //! Commands that talk to the scheduler.
 
+use std::time::Duration;
+
+use domain::Topics;
 use http::uri::Authority;
 use messages::scheduler::model_status::ModelState;
 use messages::scheduler::pipeline_version_state::PipelineStatus as PipelineState;
 
-use super::command::{Control, Experiment, Model, Pipeline, Server, StatusFile, WriteFile, WriteNamed};
+use super::command::{Control, Experiment, Inspect, Model, Pipeline, Server, StatusFile, WriteFile, WriteNamed};
 use super::{Error as SeldonError, infer, may_write};
 use crate::address::{self, Place, Target};
+use crate::client::log::Log;
 use crate::client::scheduler::Scheduler;
 use crate::command::{Format, variable};
 use crate::failure::Error;
@@ -16,7 +20,8 @@ use crate::verb::apply::{self, Tell};
 use crate::verb::infer::of_pipeline;
 use crate::verb::status::{self, Status, Until};
 use crate::verb::{
-    Deadline, Error as VerbError, experiment as experiments, model as models, pipeline as pipelines, server as servers,
+    Deadline, Error as VerbError, experiment as experiments, inspect, model as models, pipeline as pipelines,
+    server as servers,
 };
 use crate::voice::Voice;
 
@@ -149,8 +154,19 @@ pub(super) async fn pipeline(verb: Pipeline, output: &mut Output) -> Result<(), 
             pipelines::list(Format::Text, control.voice(), &mut control.connect().await?, output).await
         }
         Pipeline::Infer(flags) => infer::run(*flags, of_pipeline, output).await,
-        Pipeline::Inspect(_) => Err(SeldonError::NoInspection.into()),
+        Pipeline::Inspect(flags) => inspect(&flags, output).await,
     }
+}
+
+async fn inspect(flags: &Inspect, output: &mut Output) -> Result<(), Error> {
+    let names = Topics::new(domain::TOPIC_PREFIX, &flags.namespace).map_err(SeldonError::Namespace)?;
+    let looking = async {
+        let asked = inspect::asked(flags.query.expression(), async || flags.control.connect().await).await?;
+        let address = address::find(Target::Log, flags.kafka_broker.as_deref(), Place::Seldon, variable)?;
+        inspect::show(&flags.query, &asked, &names, Log::connect(address).await?, output).await
+    };
+    let limit = Duration::from_secs(flags.timeout_secs);
+    tokio::time::timeout(limit, looking).await.map_err(|_| SeldonError::TooSlow(flags.timeout_secs))?
 }
 
 /// The numbers of an enumeration of the API, which have no gaps.

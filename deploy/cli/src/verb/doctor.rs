@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::client::inference::{Rest, for_json};
 use crate::client::log::Log;
 use crate::client::scheduler::Scheduler;
-use crate::command::{InferenceFlags, Installation, LogFlags, SchedulerFlags};
+use crate::command::{InferenceFlags, RecordFlags};
 use crate::failure::{Error, chain};
 use crate::output::Output;
 use crate::verb::{self, infer};
@@ -36,16 +36,12 @@ pub(crate) struct Flags {
     #[command(flatten)]
     inference: InferenceFlags,
     #[command(flatten)]
-    log: LogFlags,
-    #[command(flatten)]
-    scheduler: SchedulerFlags,
-    #[command(flatten)]
-    installation: Installation,
+    records: RecordFlags,
 }
 
 pub(crate) async fn run(flags: Flags, output: &mut Output) -> Result<(), Error> {
     let pipeline = PipelineName::parse(&flags.pipeline).map_err(verb::Error::from)?;
-    let scheduler_address = flags.scheduler.address(&flags.installation)?;
+    let scheduler_address = flags.records.scheduler.address(&flags.records.installation)?;
     let shown = scheduler_address.to_string();
     let mut scheduler = Scheduler::connect(scheduler_address).await?;
     output.line(&format!("ok    {shown} answers"))?;
@@ -63,7 +59,7 @@ pub(crate) async fn run(flags: Flags, output: &mut Output) -> Result<(), Error> 
     ))?;
     let steps = version.pipeline.iter().flat_map(|pipeline| &pipeline.steps);
     let steps: Vec<ModelName> = steps.filter_map(|step| ModelName::parse(&step.name).ok()).collect();
-    let rest = Rest::new(flags.inference.address(&flags.installation)?, PROBE_WITHIN);
+    let rest = Rest::new(flags.inference.address(&flags.records.installation)?, PROBE_WITHIN);
     for step in &steps {
         match rest.ready(step.as_str()).await {
             Ok(status) if status.is_success() => {
@@ -76,7 +72,7 @@ pub(crate) async fn run(flags: Flags, output: &mut Output) -> Result<(), Error> 
     let Some(request) = flags.request else {
         return Ok(output.line("ok    every part is ready; give a request to see it pass")?);
     };
-    let mut log = Log::connect(flags.log.address(&flags.installation)?).await?;
+    let mut log = flags.records.log().await?;
     probe(&pipeline, &steps, request.into(), &rest, &mut log, output).await
 }
 

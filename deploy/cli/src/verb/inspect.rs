@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::client::log::Log;
 use crate::client::scheduler::Scheduler;
-use crate::command::{Installation, LogFlags, SchedulerFlags};
+use crate::command::RecordFlags;
 use crate::failure::Error;
 use crate::output::Output;
 use crate::verb;
@@ -22,6 +22,15 @@ use crate::verb;
 #[command(after_help = "Example:
   switchyard pipeline inspect ocr.read.outputs.chars --request-id d1ldkmqh6t04e1mtk1pg --format json")]
 pub(crate) struct Inspect {
+    #[command(flatten)]
+    query: Query,
+    #[command(flatten)]
+    records: RecordFlags,
+}
+
+/// What is looked for.
+#[derive(Debug, Args)]
+pub(crate) struct Query {
     /// What to look at: PIPELINE, PIPELINE.inputs, PIPELINE.STEP, PIPELINE.STEP.outputs.TENSOR, …
     expression: String,
     /// Records of each topic, counted from the end
@@ -36,12 +45,6 @@ pub(crate) struct Inspect {
     /// Cut long values
     #[arg(short, long)]
     truncate: bool,
-    #[command(flatten)]
-    log: LogFlags,
-    #[command(flatten)]
-    scheduler: SchedulerFlags,
-    #[command(flatten)]
-    installation: Installation,
 }
 
 #[derive(Debug, Args)]
@@ -53,11 +56,7 @@ pub(crate) struct Tap {
     #[arg(short, long, value_name = "N")]
     count: Option<u64>,
     #[command(flatten)]
-    log: LogFlags,
-    #[command(flatten)]
-    scheduler: SchedulerFlags,
-    #[command(flatten)]
-    installation: Installation,
+    records: RecordFlags,
 }
 
 /// How records are shown.
@@ -73,16 +72,25 @@ pub(crate) enum Shape {
 const TRUNCATED: usize = 200;
 
 /// What an expression means.
-struct Asked {
+pub(crate) struct Asked {
     pipeline: PipelineName,
     topics: Vec<TopicOf>,
     tensor: Option<String>,
 }
 
 pub(crate) async fn inspect(flags: Inspect, output: &mut Output) -> Result<(), Error> {
-    let asked = asked(&flags.expression, &flags.scheduler, &flags.installation).await?;
-    let mut log = Log::connect(flags.log.address(&flags.installation)?).await?;
-    let names = Topics::default();
+    let asked = asked(&flags.query.expression, async || flags.records.scheduler().await).await?;
+    show(&flags.query, &asked, &Topics::default(), flags.records.log().await?, output).await
+}
+
+/// Shows records of topics with these names.
+pub(crate) async fn show(
+    query: &Query,
+    asked: &Asked,
+    names: &Topics,
+    mut log: Log,
+    output: &mut Output,
+) -> Result<(), Error> {
     let mut shown = Vec::new();
     for of in &asked.topics {
         let name = names.name(of);
@@ -91,20 +99,20 @@ pub(crate) async fn inspect(flags: Inspect, output: &mut Output) -> Result<(), E
         let mut last: VecDeque<wire::Record> = VecDeque::new();
         for partition in (0_u32..).take(partitions) {
             let keep = |record: wire::Record| {
-                if is_asked_for(&record, &asked, flags.request_id.as_deref()) {
+                if is_asked_for(&record, asked, query.request_id.as_deref()) {
                     last.push_back(record);
                 }
             };
             log.read(&name, partition, keep).await?;
             last.make_contiguous().sort_by_key(|record| record.time_ms);
-            while last.len() > flags.offset as usize {
+            while last.len() > query.offset as usize {
                 last.pop_front();
             }
         }
-        let messages = last.iter().filter_map(|record| message(of, record, &asked, flags.truncate));
+        let messages = last.iter().filter_map(|record| message(of, record, asked, query.truncate));
         shown.push((name, messages.collect::<Vec<_>>()));
     }
-    let text = match flags.format {
+    let text = match query.format {
         Shape::Json => {
             let topics = shown.iter().map(|(name, messages)| {
                 let messages = messages
@@ -126,8 +134,8 @@ pub(crate) async fn inspect(flags: Inspect, output: &mut Output) -> Result<(), E
 }
 
 pub(crate) async fn tap(flags: Tap, output: &mut Output) -> Result<(), Error> {
-    let asked = asked(&flags.expression, &flags.scheduler, &flags.installation).await?;
-    let mut log = Log::connect(flags.log.address(&flags.installation)?).await?;
+    let asked = asked(&flags.expression, async || flags.records.scheduler().await).await?;
+    let mut log = flags.records.log().await?;
     let names = Topics::default();
     let by_name: BTreeMap<String, TopicOf> = asked.topics.iter().map(|of| (names.name(of), of.clone())).collect();
     let mut records = log.follow(by_name.keys().cloned().collect()).await?;
@@ -153,7 +161,10 @@ fn text(value: &Value) -> String {
 }
 
 /// Which topics an expression means.
-async fn asked(expression: &str, scheduler: &SchedulerFlags, installation: &Installation) -> Result<Asked, Error> {
+pub(crate) async fn asked(
+    expression: &str,
+    scheduler: impl AsyncFnOnce() -> Result<Scheduler, Error>,
+) -> Result<Asked, Error> {
     let bad = |problem: &str| verb::Error::Expression { text: expression.to_owned(), problem: problem.to_owned() };
     let parts: Vec<&str> = expression.splitn(4, '.').collect();
     let pipeline = PipelineName::parse(parts[0]).map_err(|error| bad(&error.to_string()))?;
@@ -166,7 +177,7 @@ async fn asked(expression: &str, scheduler: &SchedulerFlags, installation: &Inst
     let own = |end| TopicOf::Pipeline(pipeline.clone(), end);
     let (topics, tensor): (Vec<TopicOf>, Option<&str>) = match parts[1..] {
         [] => {
-            let mut client = Scheduler::connect(scheduler.address(installation)?).await?;
+            let mut client = scheduler().await?;
             let statuses = client.pipeline_statuses(Some(pipeline.as_str()), false).await?;
             let versions = statuses.iter().flat_map(|status| &status.versions);
             let steps = versions.filter_map(|version| version.pipeline.as_ref()).flat_map(|pipeline| &pipeline.steps);
@@ -240,4 +251,11 @@ fn decoded(of: &TopicOf, value: &Bytes) -> Option<Value> {
 
 fn lossy(bytes: &Bytes) -> String {
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+impl Query {
+    /// What is looked for, in words of the grammar.
+    pub(crate) fn expression(&self) -> &str {
+        &self.expression
+    }
 }

@@ -87,6 +87,15 @@ async fn a_request_keeps_its_key_its_partition_and_its_headers() -> Result<()> {
     ensure!(found["topics"][0]["msgs"][0]["value"]["outputs"][0]["data"] == json!([11.0, 12.0]), "{found}");
     let said = up.verb(&["pipeline", "inspect", "p", "--request-id", "abc"]).await?.well()?;
     ensure!(said.matches("Topic:\t").count() == 7 && said.contains(&key), "{said}");
+    // Called as `seldon` it has that one's flags.
+    let link = up.folder().join("seldon");
+    std::os::unix::fs::symlink(harness::switchyard(), &link).context("make the link")?;
+    let mut seldon = tokio::process::Command::new(&link);
+    seldon.args(["pipeline", "inspect", "p.add10.outputs", "--request-id", "abc", "--format", "json", "-d", "10"]);
+    seldon.args(["--kafka-broker", &up.address(9_012).to_string(), "--namespace", "default"]);
+    let compatible = seldon.env("HOME", up.folder()).output().await.context("run it")?;
+    let compatible: Value = serde_json::from_slice(&compatible.stdout).context("pure JSON")?;
+    ensure!(compatible["topics"][0]["msgs"][0]["key"] == key.as_str(), "{compatible}");
     for (bad, problem) in [("p.x.y.z.a", "inputs"), ("p.add10.both", "inputs"), ("P", "pipeline name")] {
         let said = up.verb(&["pipeline", "inspect", bad]).await?.failed(1)?;
         ensure!(said.contains(problem), "{said}");
