@@ -101,8 +101,8 @@ pub(crate) fn latest_pipeline(status: &wire::PipelineStatusResponse) -> Option<&
     states.max_by_key(|state| state.pipeline_version)
 }
 
-/// Whether version `wanted` of a pipeline, or a newer one, takes requests. One without workers is waited for, since they
-/// may come; one that all of them refused is not, although the scheduler will ask them again.
+/// Whether version `wanted` of a pipeline, or a newer one, answers requests. Workers and models that are missing are waited
+/// for, since they may come; a version that all of them refused is not, although the scheduler will ask them again.
 pub(crate) fn pipeline_ready(wanted: u32, status: Option<&wire::PipelineStatusResponse>) -> Verdict {
     let Some(status) = status else { return Verdict::Failed("it has been unloaded".to_owned()) };
     let Some(state) = latest_pipeline(status).filter(|state| state.pipeline_version >= wanted) else {
@@ -110,7 +110,7 @@ pub(crate) fn pipeline_ready(wanted: u32, status: Option<&wire::PipelineStatusRe
     };
     let text = describe_pipeline(state);
     match (state.status(), state.pipeline_gw_status()) {
-        (PipelineState::PipelineReady, PipelineState::PipelineReady) => Verdict::Done(text),
+        (PipelineState::PipelineReady, PipelineState::PipelineReady) if state.models_ready => Verdict::Done(text),
         (PipelineState::PipelineFailed, _) | (_, PipelineState::PipelineFailed) => Verdict::Failed(text),
         (PipelineState::PipelineTerminating | PipelineState::PipelineTerminated, _) => {
             Verdict::Failed(format!("it is being unloaded: {text}"))
@@ -302,6 +302,9 @@ mod tests {
         assert!(matches!(verdict(PipelineState::PipelineTerminating, ready), Verdict::Failed(_)));
         assert!(matches!(pipeline_ready(4, Some(&pipeline(3, ready, ready))), Verdict::Waiting(_)));
         assert!(matches!(pipeline_ready(0, None), Verdict::Failed(_)));
+        let mut modelless = pipeline(3, ready, ready);
+        modelless.versions[0].state.as_mut().expect("a state").models_ready = false;
+        assert!(matches!(pipeline_ready(3, Some(&modelless)), Verdict::Waiting(text) if text.contains("models")));
     }
 
     #[test]

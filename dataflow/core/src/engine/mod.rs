@@ -283,7 +283,11 @@ impl Engine {
         let parts = parts.select(side.tensors.as_deref(), &side.renamed);
         self.owner.hold(taken.stamp);
         if parts.is_empty() {
-            let reason = format!("{} was not in the answer", side.shown(&topology.pipeline));
+            let message = match side.topic {
+                TopicOf::Pipeline(_, End::Inputs) | TopicOf::Model(_, End::Inputs) => "request",
+                _ => "answer",
+            };
+            let reason = format!("{} was not in the {message}", side.shown(&topology.pipeline));
             return self.rule_out(topology, at, reading.side, reason, taken, now);
         }
         let Taken { key, headers, stamp, .. } = taken;
