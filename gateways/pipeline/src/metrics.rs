@@ -12,7 +12,7 @@ const PIPELINES_MAX: usize = 20_000;
 /// Count and seconds, by pipeline, method and code.
 type Counts = BTreeMap<(String, &'static str, String), (u64, f64)>;
 
-/// Counts and seconds of all requests. Clones share them.
+/// Counts and seconds of all requests, and how many wait. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     counts: Arc<Mutex<Counts>>,
@@ -31,9 +31,14 @@ impl Metrics {
         entry.1 += took.as_secs_f64();
     }
 
-    /// How many callers wait, as it changes.
-    pub(crate) fn set_pending(&self, count: usize) {
-        self.pending.store(count, Ordering::Relaxed);
+    /// One caller more waits.
+    pub(crate) fn waits(&self) {
+        self.pending.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One of those that waited does not any more.
+    pub(crate) fn left(&self) {
+        self.pending.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Appends them in Prometheus' text format.

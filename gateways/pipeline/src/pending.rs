@@ -39,7 +39,7 @@ impl Pending {
         }
         let (sender, answer) = oneshot::channel();
         callers.insert(root, sender);
-        self.metrics.set_pending(callers.len());
+        self.metrics.waits();
         Ok(Booked { pending: self.clone(), root, answer })
     }
 
@@ -60,8 +60,7 @@ impl Pending {
 
 impl Drop for Booked {
     fn drop(&mut self) {
-        let mut callers = self.pending.callers.lock().unwrap_or_else(PoisonError::into_inner);
-        callers.remove(&self.root);
-        self.pending.metrics.set_pending(callers.len());
+        self.pending.callers.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.root);
+        self.pending.metrics.left();
     }
 }

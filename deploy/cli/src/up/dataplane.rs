@@ -13,7 +13,7 @@ use topic_log::embedded::{Durability, Settings};
 use topic_log::{Embedded, Log};
 use worker::{ShardCounters, WorkerConfig};
 
-use super::ports::Ports;
+use super::ports::{self, Ports};
 use super::{Error, log_service};
 
 /// Largest request and answer of a pipeline, what Envoy's stream windows are made for.
@@ -40,6 +40,15 @@ pub(super) struct Flags {
     /// Tell errors of pipelines as the compatible system does: status 400 or code UNKNOWN, and text
     #[arg(long, env = "SWITCHYARD_COMPATIBLE_ERRORS", value_name = "BOOL", action = clap::ArgAction::Set, default_value_t = false, num_args = 0..=1, default_missing_value = "true")]
     compatible_errors: bool,
+    /// Pipeline gateways: any number shares the requests
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pipeline_gateways: u16,
+    /// Dataflow engines: they share the partitions
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    engines: u16,
+    /// Model gateways: they share the partitions
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    model_gateways: u16,
 }
 
 #[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
@@ -88,10 +97,6 @@ pub(super) async fn start(
     let log_listener = ports.log().await?;
     let log_address = log_listener.local_addr().map_err(Error::Address)?;
     tasks.spawn("log", OnError::StopProcess, log_service::serve(Arc::clone(&log), log_listener, tasks.clone()));
-    let listeners = ports.pipelines().await?;
-    let gateway = listeners[0].local_addr().map_err(Error::Address)?;
-    let (topics, schedulers, envoy) = (Topics::default(), vec![place.workers.to_string()], place.envoy.to_string());
-    let name = |text| WorkerName::parse(text).map_err(|_| Error::Panicked);
     let metrics = (pipeline_gateway::Metrics::default(), ShardCounters::default(), ShardCounters::default());
     let written = metrics.clone();
     health.add_metrics(Arc::new(move |text| {
@@ -99,33 +104,51 @@ pub(super) async fn start(
         dataflow::write_metrics(&written.1, text);
         model_gateway::write_metrics(&written.2, text);
     }));
-    let config = pipeline_gateway::Config {
-        name: name("pipeline-gateway-0")?,
-        schedulers: schedulers.clone(),
-        address: gateway,
-        envoy: envoy.clone(),
-        topics: topics.clone(),
-        pending_max: flags.pending_max,
-        max_message_bytes: MAX_MESSAGE_BYTES,
-        errors: if flags.compatible_errors { ErrorStyle::Compatible } else { ErrorStyle::Structured },
-        metrics: metrics.0,
-        check: health.check("pipeline-gateway"),
-    };
     let stop = tasks.stop();
-    let part = pipeline_gateway::run(config, listeners.into(), Arc::clone(&log), stop.clone());
-    tasks.spawn("pipeline-gateway", OnError::StopProcess, part);
-    let config = WorkerConfig {
-        name: name("engine-0")?,
-        schedulers: schedulers.clone(),
-        topics: topics.clone(),
-        counters: metrics.1,
-        check: health.check("engine"),
+    let topics = Topics::default();
+    let worker = |name: String, counters: &ShardCounters| {
+        Ok::<_, Error>(WorkerConfig {
+            check: health.check(&name),
+            name: WorkerName::parse(&name).map_err(|_| Error::Panicked)?,
+            schedulers: vec![place.workers.to_string()],
+            topics: topics.clone(),
+            counters: counters.clone(),
+        })
     };
-    tasks.spawn("dataflow-engine", OnError::StopProcess, dataflow::run(config, Arc::clone(&log), stop.clone()));
-    let (counters, check) = (metrics.2, health.check("model-gateway"));
-    let worker = WorkerConfig { name: name("model-gateway-0")?, schedulers, topics, counters, check };
-    let config = model_gateway::Config { worker, envoy, call_limit: Duration::from_millis(flags.model_timeout_ms) };
-    tasks.spawn("model-gateway", OnError::StopProcess, model_gateway::run(config, log, stop.clone()));
+    let mut listeners = Vec::from(ports.pipelines().await?);
+    let gateway = listeners[0].local_addr().map_err(Error::Address)?;
+    for number in 0..flags.pipeline_gateways {
+        if number > 0 {
+            listeners = vec![ports::free("a pipeline gateway").await?];
+        }
+        let name = format!("pipeline-gateway-{number}");
+        let config = pipeline_gateway::Config {
+            check: health.check(&name),
+            name: WorkerName::parse(&name).map_err(|_| Error::Panicked)?,
+            schedulers: vec![place.workers.to_string()],
+            address: listeners[0].local_addr().map_err(Error::Address)?,
+            envoy: place.envoy.to_string(),
+            topics: topics.clone(),
+            pending_max: flags.pending_max,
+            max_message_bytes: MAX_MESSAGE_BYTES,
+            errors: if flags.compatible_errors { ErrorStyle::Compatible } else { ErrorStyle::Structured },
+            metrics: metrics.0.clone(),
+        };
+        let listeners = std::mem::take(&mut listeners);
+        let part = pipeline_gateway::run(config, listeners, Arc::clone(&log), stop.clone());
+        tasks.spawn("pipeline-gateway", OnError::StopProcess, part);
+    }
+    for number in 0..flags.engines {
+        let config = worker(format!("engine-{number}"), &metrics.1)?;
+        tasks.spawn("dataflow-engine", OnError::StopProcess, dataflow::run(config, Arc::clone(&log), stop.clone()));
+    }
+    for number in 0..flags.model_gateways {
+        let worker = worker(format!("model-gateway-{number}"), &metrics.2)?;
+        let call_limit = Duration::from_millis(flags.model_timeout_ms);
+        let config = model_gateway::Config { worker, envoy: place.envoy.to_string(), call_limit };
+        let part = model_gateway::run(config, Arc::clone(&log), stop.clone());
+        tasks.spawn("model-gateway", OnError::StopProcess, part);
+    }
     Ok(DataPlane { gateway, log: log_address })
 }
 

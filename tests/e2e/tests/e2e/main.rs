@@ -15,6 +15,7 @@ mod pipeline_life;
 mod pipeline_records;
 mod pipeline_topics;
 mod pipeline_trouble;
+mod pipeline_workers;
 mod pipelines;
 mod rollout;
 mod thousand;

@@ -81,7 +81,9 @@ async fn everything_comes_back_after_the_whole_process_was_killed() -> Result<()
     until(LOADS_WITHIN, "every part is ready", async || {
         let answer = health.get("/ready", &[]).await?;
         ensure!(answer.status == StatusCode::OK, "{} {}", answer.status, answer.body);
-        for part in ["scheduler", "server-onnx", "envoy-0", "envoy-1", "pipeline-gateway", "engine", "model-gateway"] {
+        for part in
+            ["scheduler", "server-onnx", "envoy-0", "envoy-1", "pipeline-gateway-0", "engine-0", "model-gateway-0"]
+        {
             ensure!(answer.body.contains(part), "{part}: {}", answer.body);
         }
         for path in ["/startup", "/live"] {
