@@ -57,6 +57,11 @@ impl Draft {
         self
     }
 
+    pub fn cleans_topics(mut self) -> Draft {
+        self.0.dataflow_spec = Some(wire::DataflowSpec { clean_topics_on_delete: true });
+        self
+    }
+
     pub fn generation(mut self, generation: i64) -> Draft {
         let meta = wire::KubernetesMeta { namespace: "test".into(), generation };
         self.0.meta.as_mut().unwrap().kubernetes_meta = Some(meta);

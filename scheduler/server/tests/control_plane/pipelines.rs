@@ -238,6 +238,27 @@ async fn models_of_a_pipeline_are_ready_when_they_are_available_and_model_gatewa
 }
 
 #[tokio::test]
+async fn topics_of_a_removed_model_are_to_be_deleted_until_a_gateway_has_done_it() {
+    use wire::model_status::ModelState;
+    let world = World::start().await;
+    let [_engine, models, _gateway] = staff(&world).await;
+    let _agent = crate::agent::Identity::of("onnx", 0).subscribe(&world).await;
+    world.load(&Draft::of("a").memory(1).cleans_topics()).await.unwrap();
+    let gateway_says = |wanted: ModelState| {
+        move |status: &wire::ModelVersionStatus| {
+            status.state.as_ref().is_some_and(|state| state.model_gw_state() == wanted)
+        }
+    };
+    world.until_model("a", "model gateways have it", gateway_says(ModelState::ModelAvailable)).await;
+    // It dies with the order unanswered, as one does that cannot delete them.
+    models.die().await;
+    world.unload("a", None).await.unwrap();
+    let models = Worker::start(&world, Role::ModelGateway, "model-0").await;
+    models.until("it is told again to delete the topics", |seen| seen.cleaned_models.contains("a")).await;
+    world.until_model("a", "it is gone", gateway_says(ModelState::ModelTerminated)).await;
+}
+
+#[tokio::test]
 async fn one_engine_that_can_run_it_is_enough_and_none_is_a_failure_with_its_reason() {
     let world = World::start().await;
     let _first = Worker::refusing(&world, Role::Engine, "engine-0", &["p", "q"]).await;

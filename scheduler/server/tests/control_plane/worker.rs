@@ -31,6 +31,8 @@ pub struct Seen {
     pub models: BTreeSet<String>,
     /// Pipelines whose topics it was told to delete.
     pub cleaned: BTreeSet<String>,
+    /// Models whose topics it was told to delete.
+    pub cleaned_models: BTreeSet<String>,
     pub shards: BTreeSet<u32>,
     pub epochs: BTreeMap<u32, u64>,
     pub pieces: usize,
@@ -126,6 +128,9 @@ impl Seen {
                     }
                 }
                 for model in desired.models {
+                    if model.clean_topics {
+                        self.cleaned_models.insert(model.name.clone());
+                    }
                     match model.removed {
                         true => self.models.remove(&model.name),
                         false => self.models.insert(model.name),
