@@ -24,7 +24,7 @@ fn pipeline() -> PipelineName {
 
 fn combination(sources: &[&str], join: JoinKind, window_ms: Option<u32>) -> Combination {
     let sources = sources.iter().map(|text| Reference::inside(text, &pipeline()).expect("a reference"));
-    Combination { sources: sources.collect(), join, window_ms, ..Combination::default() }
+    Combination { sources: sources.collect(), join, window_ms }
 }
 
 /// Steps `a` and `b`, whose outputs are joined for `c`, which answers.

@@ -38,18 +38,3 @@ impl Error {
         matches!(self, Error::Output(output::Error::Closed))
     }
 }
-
-/// The error with its causes in one text; a cause that is told already is left out.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
-}

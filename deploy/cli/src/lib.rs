@@ -55,7 +55,7 @@ pub fn start(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         // Whoever closed the pipe has read enough (`switchyard model list | head -1`).
         Err(error) if error.is_closed_pipe() => ExitCode::SUCCESS,
         Err(error) => {
-            output::complain(&failure::chain(&error));
+            output::complain(&runtime::chain(&error));
             ExitCode::FAILURE
         }
     }

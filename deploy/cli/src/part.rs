@@ -16,7 +16,7 @@ use runtime::{OnError, Stop, Tasks, TasksFailed, logging, on_signals};
 use tokio::net::TcpListener;
 use tracing::info;
 
-use crate::{failure, output};
+use crate::output;
 
 /// How long the task that waits for signals gets to end; it ends at once.
 const STOP_WITHIN: Duration = Duration::from_secs(1);
@@ -98,7 +98,7 @@ pub(crate) fn run_child(arguments: Vec<OsString>) -> ExitCode {
     match runtime::child::run_child(arguments) {
         Ok(never) => match never {},
         Err(error) => {
-            output::complain(&failure::chain(&error));
+            output::complain(&runtime::chain(&error));
             ExitCode::from(u8::try_from(runtime::child::NOT_EXECUTED).unwrap_or(u8::MAX))
         }
     }

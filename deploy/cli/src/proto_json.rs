@@ -385,7 +385,7 @@ mod tests {
             (&proto(r#"{"bytes_contents":["*"]}"#), "no base64"),
         ] {
             let error = request(&Bytes::from(text.to_owned()), "iris").expect_err(text);
-            let said = crate::failure::chain(&error);
+            let said = runtime::chain(&error);
             assert!(said.contains(expected), "{text}: {said}");
         }
     }

@@ -1,7 +1,9 @@
 //! In whose words the program speaks: its own, or those of the compatible command line. The verbs are the same; what is
 //! printed, how errors are worded and the exit status differ.
 
-use crate::failure::{Error, chain};
+use runtime::chain;
+
+use crate::failure::Error;
 use crate::manifest::{self, Kind};
 use crate::output::json::PlainLists;
 use crate::output::{self, Output};

@@ -13,4 +13,4 @@ pub mod wheel;
 
 pub use request_id::RequestIds;
 pub use stop::{Stop, on_signals};
-pub use tasks::{OnError, Tasks, TasksFailed};
+pub use tasks::{OnError, Tasks, TasksFailed, chain};

@@ -176,6 +176,9 @@ pub enum Event {
         /// What Envoy said.
         message: String,
     },
+    /// How many partitions a pipeline's requests enter by, where it says nothing itself; absent = all
+    /// (`maxShardCountMultiplier`).
+    PartitionFactor(Option<u32>),
     /// A timer that was asked for with [`crate::Effect::Wake`] is due.
     Timer(Timer),
 }

@@ -243,6 +243,7 @@ impl Machine {
             Event::DrainReplica { replica, ticket } => self.drain_replica(&replica, ticket, now, out),
             Event::RouteApplied { name, generation } => self.route_applied(&name, generation, now, out),
             Event::RouteReleased { name, generation } => self.route_released(&name, generation, now, out),
+            Event::PartitionFactor(factor) => self.set_partition_factor(factor),
             Event::RouteRejected { name, generation, message } => {
                 if let Some(published) = self.table.get_mut(&name)
                     && published.generation == generation

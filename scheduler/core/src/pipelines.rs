@@ -163,6 +163,14 @@ impl Machine {
         }
     }
 
+    /// Pipelines that do not say themselves enter by so many partitions from now on. What has entered goes on.
+    pub(crate) fn set_partition_factor(&mut self, factor: Option<u32>) {
+        if std::mem::replace(&mut self.settings.partition_factor, factor) != factor {
+            let pipelines = self.pipelines.values().filter(|pipeline| !pipeline.removed);
+            self.changed_pipelines.extend(pipelines.map(|pipeline| pipeline.name.clone()));
+        }
+    }
+
     /// What workers are told about a pipeline.
     pub(crate) fn pipeline_order(&self, pipeline: &Pipeline) -> PipelineOrder {
         let versions = pipeline.versions.iter().filter(|_| !pipeline.removed);

@@ -35,6 +35,8 @@ pub struct Config {
     pub subscriber_limit: Duration,
     /// What the installation sets about decisions.
     pub decisions: Settings,
+    /// A file that is watched for `pipelines.maxShardCountMultiplier`.
+    pub scaling: Option<PathBuf>,
     /// What Envoys are told about the listener.
     pub envoy: crate::envoy::Settings,
     /// Where it counts what it does.
@@ -53,6 +55,7 @@ impl Config {
             drain_grace: DRAIN_GRACE,
             subscriber_limit: SUBSCRIBER_LIMIT,
             decisions: Settings::default(),
+            scaling: None,
             envoy,
             counters: Arc::default(),
         }

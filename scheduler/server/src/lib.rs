@@ -16,6 +16,7 @@ mod outbox;
 mod probe;
 mod process;
 mod publishing;
+mod scaling_file;
 pub mod store;
 mod timers;
 

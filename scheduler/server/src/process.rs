@@ -25,6 +25,7 @@ use crate::grpc::workers::Workers;
 use crate::handle::Scheduler;
 use crate::outbox::Outbox;
 use crate::publishing::Publishing;
+use crate::scaling_file;
 use crate::store::{CommitError, OpenError, Pending, Store};
 use crate::timers;
 
@@ -144,6 +145,9 @@ pub async fn run(config: Config, listeners: Listeners, stop: Stop) -> Result<(),
             }
         }
     });
+    if let Some(path) = config.scaling.clone() {
+        tasks.spawn("scaling", OnError::StopProcess, scaling_file::run(path, scheduler.clone(), stop.clone()));
+    }
     tasks.spawn("timers", OnError::StopProcess, timers::run(scheduler.clone(), wishes, stop.clone()));
     tasks.spawn("routes", OnError::StopProcess, publishing.run(changes, stop.clone()));
 

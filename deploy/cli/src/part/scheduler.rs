@@ -68,6 +68,9 @@ pub(crate) struct Flags {
     /// Partitions of the topics of pipelines and models; how many workers of a role can share the work
     #[arg(long, value_name = "COUNT", env = "KAFKA_DEFAULT_NUM_PARTITIONS", default_value_t = scheduler::PARTITIONS, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     partitions: u32,
+    /// File that is watched for pipelines.maxShardCountMultiplier: how many partitions a pipeline's requests enter by
+    #[arg(long, value_name = "FILE", env = "SWITCHYARD_SCALING_CONFIG", default_value = "/mnt/scaling/scaling.yaml")]
+    scaling_config_path: PathBuf,
     /// Accepted for compatibility; replicas of models are not scaled by themselves
     #[arg(long, value_name = "BOOL", env = "SWITCHYARD_ENABLE_MODEL_AUTOSCALING", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
     enable_model_autoscaling: bool,
@@ -128,6 +131,7 @@ impl Flags {
             partitions: self.partitions,
             ..Settings::default()
         };
+        config.scaling = Some(self.scaling_config_path.clone());
         config
     }
 

@@ -18,7 +18,7 @@ use tonic::transport::{Channel, Endpoint};
 use tracing::{info, warn};
 
 use super::ports;
-use crate::failure::chain;
+use runtime::chain;
 
 /// The built-in server.
 pub(crate) const SERVER: &str = "onnx";

@@ -7,7 +7,9 @@ use messages::scheduler as wire;
 use crate::address::Address;
 use crate::client::inference::Rest;
 use crate::client::scheduler::Scheduler;
-use crate::failure::{Error, chain};
+use runtime::chain;
+
+use crate::failure::Error;
 use crate::manifest::{Kind, Named, Resource};
 use crate::output::{Output, request, say};
 use crate::verb::model::load::until_ready;

@@ -14,7 +14,9 @@ use crate::client::inference::{Rest, for_json};
 use crate::client::log::Log;
 use crate::client::scheduler::Scheduler;
 use crate::command::{InferenceFlags, RecordFlags};
-use crate::failure::{Error, chain};
+use runtime::chain;
+
+use crate::failure::Error;
 use crate::output::Output;
 use crate::verb::{self, infer};
 

@@ -16,7 +16,7 @@ use crate::address::Address;
 use crate::client;
 use crate::client::inference::{Grpc, ROUTE_HEADER, Rest, for_json, for_model};
 use crate::config::Session;
-use crate::failure::{self, Error};
+use crate::failure::Error;
 use crate::output::json::indented;
 use crate::output::table::one_line;
 use crate::output::{Output, say};
@@ -191,7 +191,7 @@ impl Caller {
                 Err(error @ Error::Client(client::Error::Connect { .. })) if done == 0 => return Err(error),
                 Err(error) => {
                     *errors.entry(kind(&error)).or_default() += 1;
-                    last = Some(failure::chain(&error));
+                    last = Some(runtime::chain(&error));
                 }
             }
             done = done.saturating_add(1);

@@ -291,6 +291,31 @@ async fn shards_move_to_engines_that_come_and_stay_when_one_goes() {
 }
 
 #[tokio::test]
+async fn the_watched_file_says_how_many_partitions_a_pipeline_enters_by() {
+    let dir = std::sync::Arc::new(tempfile::tempdir().unwrap());
+    let file = dir.path().join("scaling.yaml");
+    let world = World::start_with(dir.clone(), |config| config.scaling = Some(file.clone())).await;
+    let [_engine, _models, gateway] = staff(&world).await;
+    world.declare(chain("p")).await.unwrap();
+    world.declare(wire::Pipeline { partition_factor: Some(2), ..chain("own") }).await.unwrap();
+    let enters = async |name: &'static str, count: usize| {
+        let what = format!("{name} enters by {count} partitions");
+        gateway.until(&what, |seen| seen.entries.get(name).is_some_and(|entries| entries.len() == count)).await
+    };
+    enters("p", 8).await;
+    std::fs::write(&file, "pipelines:\n  maxShardCountMultiplier: 3\n").unwrap();
+    enters("p", 3).await;
+    world.until_pipeline("p", READY).await;
+    // What cannot be read changes nothing, and what is mended counts.
+    std::fs::write(&file, "pipelines: [").unwrap();
+    std::fs::write(&file, r#"{"pipelines": {"maxShardCountMultiplier": 5}}"#).unwrap();
+    enters("p", 5).await;
+    assert_eq!(enters("own", 2).await.partitions, 8, "its own word counts");
+    std::fs::remove_file(&file).unwrap();
+    enters("p", 8).await;
+}
+
+#[tokio::test]
 async fn a_worker_that_says_nonsense_is_told_so_and_a_second_one_of_its_name_takes_over() {
     let world = World::start().await;
     let report = |report| messages::worker::Report { report: Some(report) };
