@@ -19,6 +19,8 @@ pub enum Bug {
     NoScan,
     /// The sinks are read from the time of the last commit on.
     SinceIsNow,
+    /// `since` of a commit counts the records of its own topic only.
+    SinceOfOneInput,
     /// The slot of a join depends on the number of sides that are there.
     SlotBySides,
     /// A new owner does not know of the errors that are under way: which sides are dead.
@@ -28,7 +30,7 @@ pub enum Bug {
 }
 
 impl Bug {
-    pub const ALL: [Bug; 11] = [
+    pub const ALL: [Bug; 12] = [
         Bug::SlotByArrival,
         Bug::CommitBeforeAck,
         Bug::NoReaderSet,
@@ -37,6 +39,7 @@ impl Bug {
         Bug::WallTime,
         Bug::NoScan,
         Bug::SinceIsNow,
+        Bug::SinceOfOneInput,
         Bug::SlotBySides,
         Bug::ForgottenError,
         Bug::OldZombie,
@@ -46,6 +49,6 @@ impl Bug {
 impl Bug {
     /// It costs calls of models, and breaks no promise to callers.
     pub fn shows_in_calls(self) -> bool {
-        matches!(self, Bug::NoScan | Bug::SinceIsNow)
+        matches!(self, Bug::NoScan | Bug::SinceIsNow | Bug::SinceOfOneInput)
     }
 }

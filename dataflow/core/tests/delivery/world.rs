@@ -63,6 +63,8 @@ struct Worker {
     to_write: VecDeque<Emission>,
     unacked: Vec<EmissionId>,
     calls: Vec<Call>,
+    /// When each record was read.
+    read_at: BTreeMap<(Arc<str>, u64), Time>,
     /// Slots that took effect.
     taken: BTreeSet<Slot>,
     /// It is not the owner any more, and ends then.
@@ -212,6 +214,7 @@ impl World {
             to_write: VecDeque::new(),
             unacked: Vec::new(),
             calls: Vec::new(),
+            read_at: BTreeMap::new(),
             taken: BTreeSet::new(),
             zombie_until: None,
         });
@@ -323,6 +326,7 @@ impl World {
         }
         let (topic, offset) = ready[usize::try_from(self.roll(ready.len() as u64)).expect("small")].clone();
         worker.next.insert(Arc::clone(&topic), offset + 1);
+        worker.read_at.insert((Arc::clone(&topic), offset), self.now);
         let of = self.topics.parse(&topic).expect("a topic of ours");
         let slot = self.envelope(&topic, usize::try_from(offset).expect("small")).slot;
         let mut record = self.log[&topic][usize::try_from(offset).expect("small")].clone();
@@ -457,6 +461,13 @@ impl World {
             return;
         }
         for checkpoint in checkpoints {
+            let since = match self.bug {
+                Some(Bug::SinceOfOneInput) => {
+                    let oldest = worker.read_at.get(&(Arc::clone(&checkpoint.topic), checkpoint.low));
+                    oldest.copied().unwrap_or(now)
+                }
+                _ => since,
+            };
             self.commits.insert((worker.role, checkpoint.topic), (checkpoint.low, since));
         }
     }
