@@ -1,28 +1,25 @@
 //! The pipelines of this engine: what the scheduler wants, compiled, with the topics that it needs.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError};
 
 use dataflow_core::{Change, Engine, Owner, Plan, Topology, Version};
 use domain::{End, PipelineName, Role, TopicOf, Topics};
 use topic_log::{Error, Log, NewTopic};
 use worker::{Desired, Duty, PipelineWish};
 
-use crate::shard::EngineShard;
-
-/// All topologies, as shards read them.
-pub(crate) type Shared = Arc<RwLock<Plan>>;
+use crate::shard::{EngineShard, SharedPlan};
 
 pub(crate) struct Pipelines {
     log: Arc<dyn Log>,
     topics: Topics,
     partitions: u32,
-    plan: Shared,
+    plan: SharedPlan,
 }
 
 impl Pipelines {
     pub(crate) fn new(log: Arc<dyn Log>, topics: Topics) -> Self {
-        Self { log, topics, partitions: 1, plan: Shared::default() }
+        Self { log, topics, partitions: 1, plan: SharedPlan::default() }
     }
 
     /// Compiled, or the same one as before if nothing about it changed.

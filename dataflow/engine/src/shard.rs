@@ -1,21 +1,22 @@
 //! The engine's part in one shard: what `dataflow-core` decides under the plan of the moment.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, PoisonError, RwLock};
 
-use dataflow_core::{Counters, Emission, EmissionId, Engine, Incoming, Owner};
+use dataflow_core::{Counters, Emission, EmissionId, Engine, Incoming, Owner, Plan};
 use domain::{End, Time, TopicOf};
 use worker::{ShardLog, ShardWork, now};
 
-use crate::pipelines::Shared;
+/// All topologies, as shards read them.
+pub(crate) type SharedPlan = Arc<RwLock<Plan>>;
 
 pub(crate) struct EngineShard {
     engine: Engine,
-    plan: Shared,
+    plan: SharedPlan,
     is_paused: bool,
 }
 
 impl EngineShard {
-    pub(crate) fn new(engine: Engine, plan: Shared) -> Self {
+    pub(crate) fn new(engine: Engine, plan: SharedPlan) -> Self {
         Self { engine, plan, is_paused: false }
     }
 }
