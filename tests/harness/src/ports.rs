@@ -39,7 +39,9 @@ impl Ports {
             }
             let path = folder.join(base.to_string());
             let lock = File::create(&path).with_context(|| format!("make {}", path.display()))?;
-            if lock.try_lock().is_ok() {
+            // An installation that is nobody's test may have it.
+            let is_free = TcpListener::bind((Ipv4Addr::UNSPECIFIED, base)).is_ok();
+            if is_free && lock.try_lock().is_ok() {
                 taken.push(base);
                 return Ok(Ports { base, next: base, _lock: lock });
             }

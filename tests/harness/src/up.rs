@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::control::{Control, Model, State};
 use crate::{Frozen, Part, Ports, Rest, Rpc, Said, Topics, rpc, run, until};
@@ -54,7 +54,14 @@ impl Up {
             ensure!(Some(pid) != old, "it is the old one");
             Ok(pid)
         });
-        self.pid = Some(pid.await?);
+        let log = self.part.log().to_owned();
+        self.pid = Some(tokio::select! {
+            pid = pid => pid?,
+            ended = self.part.ended(STARTS_WITHIN) => {
+                let said = std::fs::read_to_string(&log).unwrap_or_default();
+                bail!("it ended with {:?}: {said}", ended?);
+            }
+        });
         Ok(())
     }
 
