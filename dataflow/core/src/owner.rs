@@ -88,6 +88,8 @@ pub struct Owner {
     behind: BTreeMap<Arc<str>, Time>,
     /// Records of owners before were first read then or later.
     inherited: Time,
+    /// Topics of which such records are left: in hand, or not even read again.
+    inheriting: BTreeSet<Arc<str>>,
     repeats: u64,
 }
 
@@ -120,6 +122,11 @@ impl Owner {
     /// Reads the topic from `low` on; what is below `end` may have been read before.
     pub fn start(&mut self, topic: &Arc<str>, incarnation: u64, low: u64, end: u64) {
         let progress = Progress { incarnation, low, complete: BTreeSet::new(), inherited_end: end };
+        if low < end {
+            self.inheriting.insert(Arc::clone(topic));
+        } else {
+            self.inheriting.remove(topic);
+        }
         self.topics.insert(Arc::clone(topic), progress);
     }
 
@@ -128,6 +135,7 @@ impl Owner {
         self.topics.remove(topic);
         self.dirty.remove(topic);
         self.behind.remove(topic);
+        self.inheriting.remove(topic);
     }
 
     /// A slot that was accepted by the owner before, at that record time.
@@ -210,7 +218,16 @@ impl Owner {
             progress.low += 1;
         }
         if progress.low != before {
-            self.dirty.insert(Arc::clone(&place.topic));
+            self.moved(&place.topic);
+        }
+    }
+
+    /// There is progress in the topic.
+    fn moved(&mut self, topic: &Arc<str>) {
+        self.dirty.insert(Arc::clone(topic));
+        let is_past = |progress: &Progress| progress.low >= progress.inherited_end;
+        if !self.inheriting.is_empty() && self.topics.get(topic).is_some_and(is_past) {
+            self.inheriting.remove(topic);
         }
     }
 
@@ -223,7 +240,7 @@ impl Owner {
             while progress.complete.remove(&progress.low) {
                 progress.low += 1;
             }
-            self.dirty.insert(Arc::clone(topic));
+            self.moved(topic);
         } else {
             let incarnation = progress.incarnation;
             (from..to).for_each(|offset| self.complete(&Place { topic: Arc::clone(topic), incarnation, offset }));
@@ -251,7 +268,7 @@ impl Owner {
             self.accepted.pop_front();
         }
         // However old it is: what it was made from may still have to be read.
-        if !self.emitted.is_empty() && !self.inherits() {
+        if !self.emitted.is_empty() && self.inheriting.is_empty() {
             self.emitted = HashSet::default();
         }
     }
@@ -268,16 +285,11 @@ impl Owner {
         self.dirty.extend(checkpoints.into_iter().map(|checkpoint| checkpoint.topic));
     }
 
-    /// Records of the owner before are left: in hand, or not even read again.
-    fn inherits(&self) -> bool {
-        self.topics.values().any(|topic| topic.low < topic.inherited_end)
-    }
-
     /// When the oldest record that is not complete was first read by any owner; the present, if there is none.
     #[must_use]
     pub fn since(&self, now: Time) -> Time {
         let oldest = self.read_at.first().map_or(now, |(at, _)| *at);
-        if self.inherits() { self.inherited.min(oldest) } else { oldest }
+        if self.inheriting.is_empty() { oldest } else { self.inherited.min(oldest) }
     }
 
     /// Records in hand.

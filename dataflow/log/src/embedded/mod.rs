@@ -177,11 +177,6 @@ impl TopicState {
         Self { name: Arc::clone(&topic.name), incarnation: topic.first, partitions: partitions.collect() }
     }
 
-    /// It was deleted. Another one of its name is another one.
-    fn is_closed(&self) -> bool {
-        self.partitions.iter().any(Partition::is_closed)
-    }
-
     fn partition(&self, number: u32) -> Result<&Partition, Error> {
         self.partitions.get(number as usize).ok_or_else(|| Error::NoPartition {
             topic: Arc::clone(&self.name),

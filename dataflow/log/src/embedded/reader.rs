@@ -7,6 +7,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
 
+use super::partition::Partition;
 use super::{Inner, TopicState, lock};
 use crate::{Error, Fetched, Reader};
 
@@ -86,7 +87,8 @@ impl EmbeddedReader {
     fn poll(&mut self) -> Option<Result<Fetched, Error>> {
         while let Some(number) = self.bell.take() {
             let Some(assignment) = self.assignments.get_mut(&number) else { continue };
-            if assignment.topic.is_closed() {
+            // Another topic of its name is another one.
+            if assignment.topic.partition(assignment.partition).is_ok_and(Partition::is_closed) {
                 let (topic, partition) = (Arc::clone(&assignment.topic.name), assignment.partition);
                 self.unassign(&topic, partition);
                 return Some(Err(Error::NoTopic(topic)));
