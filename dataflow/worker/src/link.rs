@@ -46,7 +46,7 @@ pub struct LinkConfig {
     pub schedulers: Vec<String>,
     /// Where Envoy reaches it, for pipeline gateways.
     pub address: Option<SocketAddr>,
-    /// Ready while there is a stream to a scheduler.
+    /// Ready while there is a stream to a scheduler, by which everything that it wants was done once.
     pub check: Check,
 }
 
@@ -142,6 +142,7 @@ pub struct Connected {
     pub told: mpsc::Receiver<(u64, Told)>,
     said: WayBack,
     held: Arc<Mutex<BTreeSet<Shard>>>,
+    check: Check,
 }
 
 impl Connected {
@@ -151,6 +152,7 @@ impl Connected {
         let Some((_, reports)) = guard.as_ref().filter(|(current, _)| *current == stream) else { return };
         let report = match said {
             Said::Applied(revision, refused) => {
+                self.check.set_ready();
                 let refused = refused.into_iter().map(|refusal| wire::Refused {
                     pipeline: refusal.pipeline.to_string(),
                     model: String::new(),
@@ -212,7 +214,8 @@ impl Link {
     pub fn new(config: LinkConfig, stop: Stop) -> (Self, Connected) {
         let (sender, told) = mpsc::channel(ORDERS);
         let (said, held) = (Arc::default(), Arc::default());
-        let connected = Connected { told, said: Arc::clone(&said), held: Arc::clone(&held) };
+        let check = config.check.clone();
+        let connected = Connected { told, said: Arc::clone(&said), held: Arc::clone(&held), check };
         (Self { config, told: sender, said, held, stop }, connected)
     }
 
@@ -270,7 +273,6 @@ impl Link {
         backoff.reset();
         info!(role = %self.config.role, name = %self.config.name, scheduler, "connected to the scheduler");
         *self.said.lock().unwrap_or_else(PoisonError::into_inner) = Some((number, reports));
-        self.config.check.set_ready();
         self.listen(orders, number).await
     }
 

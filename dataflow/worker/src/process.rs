@@ -31,7 +31,7 @@ pub struct WorkerConfig {
     pub topics: Topics,
     /// Where its shards count.
     pub counters: ShardCounters,
-    /// Ready while there is a stream to a scheduler.
+    /// As that of its stream to the scheduler.
     pub check: Check,
 }
 

@@ -29,6 +29,8 @@ pub(crate) enum Failure {
     BadTarget(String),
     #[error("there is no pipeline {0}")]
     Unknown(PipelineName),
+    #[error("the gateway starts and does not know yet which pipelines there are")]
+    Starting,
     #[error("pipeline {0} is not ready")]
     NotReady(PipelineName),
     #[error("pipeline {0} has no output, so it answers nobody; write to its inputs topic instead")]
@@ -71,7 +73,7 @@ impl Failure {
             Self::TooLarge(_) => (Code::ResourceExhausted, 413),
             Self::Log(topic_log::Error::TooLarge { .. }) => (Code::ResourceExhausted, 413),
             Self::Full(_) => (Code::ResourceExhausted, 429),
-            Self::NotReady(_) | Self::Log(_) | Self::Stopping => (Code::Unavailable, 503),
+            Self::Starting | Self::NotReady(_) | Self::Log(_) | Self::Stopping => (Code::Unavailable, 503),
             Self::Deadline(_) => (Code::DeadlineExceeded, 504),
             Self::Ended(ended) => (Code::from_i32(ended.code), ended.status),
             Self::Answer { .. } | Self::Steps(_) => (Code::Internal, 500),

@@ -106,7 +106,7 @@ impl Gateway {
     /// Sends a request through its pipeline.
     pub(crate) async fn infer(&self, entry: Entry) -> Result<Reply, Failure> {
         let began = Instant::now();
-        let known = self.pipelines.get(&entry.pipeline).ok_or_else(|| Failure::Unknown(entry.pipeline.clone()))?;
+        let known = self.pipelines.get(&entry.pipeline)?;
         let version = known.active.ok_or_else(|| Failure::NotReady(entry.pipeline.clone()))?;
         if !known.has_output {
             return Err(Failure::NoOutput(entry.pipeline));
@@ -221,7 +221,7 @@ pub(crate) enum Readiness {
 impl Gateway {
     /// All steps of the pipeline are ready, by their own account through Envoy (`spec/data-plane.md` §5.7).
     pub(crate) async fn readiness(&self, name: &PipelineName) -> Result<Readiness, Failure> {
-        let known = self.pipelines.get(name).ok_or_else(|| Failure::Unknown(name.clone()))?;
+        let known = self.pipelines.get(name)?;
         if known.active.is_none() {
             return Ok(Readiness::NotReady(format!("pipeline {name}")));
         }

@@ -6,6 +6,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use domain::{ModelName, PipelineName};
 use worker::{Desired, PipelineWish};
 
+use crate::failure::Failure;
+
 /// A pipeline that there is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Known {
@@ -21,19 +23,26 @@ pub(crate) struct Known {
 
 /// All of them. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Pipelines(Arc<RwLock<BTreeMap<PipelineName, Arc<Known>>>>);
+pub(crate) struct Pipelines(Arc<RwLock<Option<BTreeMap<PipelineName, Arc<Known>>>>>);
 
 impl Pipelines {
-    pub(crate) fn get(&self, name: &PipelineName) -> Option<Arc<Known>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    /// The pipeline of that name.
+    ///
+    /// # Errors
+    /// There is none, or nobody has said yet which there are.
+    pub(crate) fn get(&self, name: &PipelineName) -> Result<Arc<Known>, Failure> {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let known = known.as_ref().ok_or(Failure::Starting)?;
+        known.get(name).cloned().ok_or_else(|| Failure::Unknown(name.clone()))
     }
 
     /// Makes what is desired so.
     pub(crate) fn apply(&self, desired: &Desired) {
         let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if desired.is_snapshot {
-            known.clear();
+            *known = None;
         }
+        let known = known.get_or_insert_default();
         for wish in &desired.pipelines {
             match known_of(wish) {
                 Some(pipeline) => drop(known.insert(wish.name.clone(), Arc::new(pipeline))),
@@ -52,4 +61,21 @@ fn known_of(wish: &PipelineWish) -> Option<Known> {
         entries: wish.entries.clone(),
         steps: latest.definition.steps.iter().map(|step| step.model.clone()).collect(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::PipelineName;
+    use worker::Desired;
+
+    use super::Pipelines;
+    use crate::failure::Failure;
+
+    #[test]
+    fn nothing_is_said_not_to_exist_before_it_is_known_what_does() {
+        let (pipelines, name) = (Pipelines::default(), PipelineName::parse("p").expect("a name"));
+        assert!(matches!(pipelines.get(&name), Err(Failure::Starting)));
+        pipelines.apply(&Desired { is_snapshot: true, ..Desired::default() });
+        assert!(matches!(pipelines.get(&name), Err(Failure::Unknown(unknown)) if unknown == name));
+    }
 }

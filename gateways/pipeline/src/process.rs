@@ -54,7 +54,7 @@ pub struct Config {
     pub errors: ErrorStyle,
     /// Where it counts.
     pub metrics: Metrics,
-    /// Ready while there is a stream to a scheduler.
+    /// As that of its stream to the scheduler.
     pub check: Check,
 }
 

@@ -38,6 +38,8 @@ struct Tally {
     failed: AtomicU64,
     wrong: AtomicU64,
     late: AtomicU64,
+    /// Told that there is no such pipeline, which is never true here.
+    unknown: AtomicU64,
     /// The process stands still, and its clock with it.
     stands_still: AtomicBool,
 }
@@ -53,6 +55,9 @@ async fn call(rest: &Rest, number: u64, tally: &Tally) {
     let stood_still = stood_still || tally.stands_still.load(Ordering::Relaxed);
     if !stood_still && began.elapsed() > Duration::from_millis(TIMEOUT_MS + 1_000) {
         tally.late.fetch_add(1, Ordering::Relaxed);
+    }
+    if answer.as_ref().is_ok_and(|answer| answer.status == 404) {
+        tally.unknown.fetch_add(1, Ordering::Relaxed);
     }
     let Some(answer) = answer.ok().filter(|answer| answer.status == 200) else {
         tally.failed.fetch_add(1, Ordering::Relaxed);
@@ -143,6 +148,7 @@ async fn nothing_is_lost_doubled_or_mixed_up_when_the_process_is_killed_again_an
         found.expired
     );
     ensure!(count(&tally.wrong) == 0, "an answer of another request");
+    ensure!(count(&tally.unknown) == 0, "{} times a pipeline that is declared was unknown", count(&tally.unknown));
     ensure!(count(&tally.late) == 0, "an answer after its time");
     ensure!(count(&tally.answered) * 4 > sent, "most requests between the kills are answered");
     ensure!(found.lost.is_empty(), "entries without an end: {:?}", found.lost);

@@ -122,6 +122,16 @@ async fn topics_that_are_missing_at_start_are_made() -> Result<()> {
     up.part.stop().await?;
     std::fs::remove_dir_all(up.dir().join("log")).context("lose the log")?;
     up.start().await?;
+    let health = harness::Rest::new(up.address(9_999));
+    until(WITHIN, "every part is ready", async || {
+        let answer = health.get("/ready", &[]).await?;
+        ensure!(answer.status == StatusCode::OK, "{}", answer.body);
+        Ok(())
+    })
+    .await?;
+    // Whoever is ready knows its pipelines; only the model may still be on its way.
+    let status = harness::Rest::new(up.address(9_010)).get("/v2/pipelines/p/ready", &[]).await?.status;
+    ensure!(status == StatusCode::OK || status == StatusCode::FAILED_DEPENDENCY, "{status}");
     until(WITHIN, "the pipeline answers", async || answers(&up, 2.0).await).await?;
     let after = up.topics().list("").await?;
     ensure!(after.iter().all(|topic| topic.partitions.len() == 8), "{after:?}");
