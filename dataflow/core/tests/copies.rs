@@ -41,29 +41,12 @@ fn answer() -> Bytes {
 fn a_hop_copies_a_tensor_once_and_a_call_never() {
     let name = PipelineName::parse("p").expect("a name");
     let model = |name: &str| ModelName::parse(name).expect("a name");
-    let step = |model_name: &str, from: Option<&str>| {
-        let reference = from.map(|text| Reference::inside(text, &name).expect("a reference"));
-        // One of the two has a new name: nothing has to be looked into for that.
-        let renamed = reference.clone().filter(|reference| reference.tensor.is_some());
-        Step {
-            model: model(model_name),
-            inputs: Combination { sources: reference.into_iter().collect(), ..Combination::default() },
-            triggers: Combination::default(),
-            tensor_map: renamed.map(|from| (from, "y".to_owned())).into_iter().collect::<TensorMap>(),
-            batch: None,
-        }
-    };
-    let pipeline = Pipeline {
-        name: name.clone(),
-        steps: vec![step("a", None), step("b", Some("a.outputs.x"))],
-        input: None,
-        output: None,
-        allow_cycles: false,
-        max_step_revisits: 0,
-        clean_topics_on_delete: None,
-        partition_factor: None,
-        kubernetes: None,
-    };
+    let from = Reference::inside("a.outputs.x", &name).expect("a reference");
+    let second = Combination { sources: vec![from.clone()], ..Combination::default() };
+    // A new name for the tensor: nothing has to be looked into for that.
+    let tensor_map = TensorMap::from([(from, "y".to_owned())]);
+    let second = Step { tensor_map, ..Step::new(model("b"), second) };
+    let pipeline = Pipeline::new(name.clone(), vec![Step::new(model("a"), Combination::default()), second]);
     let (topics, mut plan) = (Topics::default(), Plan::default());
     plan.set(&name, vec![Version { topology: Arc::new(Topology::compile(&pipeline, 1)), active_since: Some(Time(0)) }]);
     let mut engine = Engine::new(0, topics.clone(), Owner::default());

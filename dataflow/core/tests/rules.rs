@@ -29,31 +29,13 @@ fn combination(sources: &[&str], join: JoinKind, window_ms: Option<u32>) -> Comb
 
 /// Steps `a` and `b`, whose outputs are joined for `c`, which answers.
 fn joined(join: JoinKind, window_ms: Option<u32>) -> Pipeline {
-    let step = |name: &str, inputs: Combination| Step {
-        model: model(name),
-        inputs,
-        triggers: Combination::default(),
-        tensor_map: TensorMap::new(),
-        batch: None,
-    };
-    Pipeline {
-        name: pipeline(),
-        steps: vec![
-            step("a", Combination::default()),
-            step("b", Combination::default()),
-            step("c", combination(&["a.outputs", "b.outputs"], join, window_ms)),
-        ],
-        input: None,
-        output: Some(PipelineOutput {
-            steps: combination(&["c"], JoinKind::Inner, None),
-            tensor_map: TensorMap::new(),
-        }),
-        allow_cycles: false,
-        max_step_revisits: 0,
-        clean_topics_on_delete: None,
-        partition_factor: None,
-        kubernetes: None,
-    }
+    let steps = vec![
+        Step::new(model("a"), Combination::default()),
+        Step::new(model("b"), Combination::default()),
+        Step::new(model("c"), combination(&["a.outputs", "b.outputs"], join, window_ms)),
+    ];
+    let output = PipelineOutput { steps: combination(&["c"], JoinKind::Inner, None), tensor_map: TensorMap::new() };
+    Pipeline { output: Some(output), ..Pipeline::new(pipeline(), steps) }
 }
 
 struct Bench {

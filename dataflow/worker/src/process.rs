@@ -128,6 +128,7 @@ impl<D: Duty> Process<D> {
         let task = Task {
             lease,
             log: Arc::clone(&self.log),
+            worker: self.config.name.clone(),
             group: D::GROUP,
             topics: self.config.topics.clone(),
             inputs: self.duty.inputs(),

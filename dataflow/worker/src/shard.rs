@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dataflow_core::{Counters, Emission, EmissionId, Incoming, Owner, REPEAT_WINDOW_MS};
-use domain::{Time, TopicOf, Topics};
+use domain::{Time, TopicOf, Topics, WorkerName};
 use runtime::Stop;
 use tokio::time::{Instant, MissedTickBehavior};
 use topic_log::{Appended, Error, Fetched, Log};
@@ -71,6 +71,7 @@ pub trait ShardWork: Send + 'static {
 pub(crate) struct Task<M> {
     pub(crate) lease: Lease,
     pub(crate) log: Arc<dyn Log>,
+    pub(crate) worker: WorkerName,
     /// The consumer group of the role.
     pub(crate) group: &'static str,
     pub(crate) topics: Topics,
@@ -113,7 +114,8 @@ impl<W: ShardWork, M: Fn(u32, Owner) -> W + Send> Task<M> {
         let shard = self.lease.shard;
         let Some((log, owner)) = self.take_over().await else { return End::Finished };
         let mut running = Running { log, work: (self.work)(shard.partition, owner) };
-        info!(group = self.group, partition = shard.partition, epoch = shard.epoch, "shard taken over");
+        let (worker, group) = (&self.worker, self.group);
+        info!(%worker, group, partition = shard.partition, epoch = shard.epoch, "shard taken over");
         let mut commit = tokio::time::interval(COMMIT_EVERY);
         commit.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut finish: Option<Instant> = None;

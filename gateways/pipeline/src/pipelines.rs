@@ -21,9 +21,11 @@ pub(crate) struct Known {
     pub(crate) steps: Vec<ModelName>,
 }
 
-/// All of them. Clones share them.
+type ByName = BTreeMap<PipelineName, Arc<Known>>;
+
+/// All of them; none until it is known which there are. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Pipelines(Arc<RwLock<Option<BTreeMap<PipelineName, Arc<Known>>>>>);
+pub(crate) struct Pipelines(Arc<RwLock<Option<ByName>>>);
 
 impl Pipelines {
     /// The pipeline of that name.

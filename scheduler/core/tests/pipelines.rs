@@ -20,24 +20,12 @@ fn chain(name: &str, models: &[&str]) -> Pipeline {
         sources: text.map(|text| Reference::inside(text, &own).expect("a reference")).into_iter().collect(),
         ..Combination::default()
     };
-    let step = |(index, model): (usize, &&str)| Step {
-        model: model_name(model),
-        inputs: combination(index.checked_sub(1).map(|before| models[before])),
-        triggers: Combination::default(),
-        tensor_map: TensorMap::new(),
-        batch: None,
+    let step = |(index, model): (usize, &&str)| {
+        Step::new(model_name(model), combination(index.checked_sub(1).map(|before| models[before])))
     };
-    Pipeline {
-        name: own.clone(),
-        steps: models.iter().enumerate().map(step).collect(),
-        input: None,
-        output: Some(PipelineOutput { steps: combination(models.last().copied()), tensor_map: TensorMap::new() }),
-        allow_cycles: false,
-        max_step_revisits: 0,
-        clean_topics_on_delete: None,
-        partition_factor: None,
-        kubernetes: None,
-    }
+    let output = PipelineOutput { steps: combination(models.last().copied()), tensor_map: TensorMap::new() };
+    let steps = models.iter().enumerate().map(step).collect();
+    Pipeline { output: Some(output), ..Pipeline::new(own.clone(), steps) }
 }
 
 fn generation(pipeline: Pipeline, generation: i64) -> Pipeline {

@@ -172,7 +172,31 @@ pub enum BadPipeline {
 /// Most rows of one batch.
 pub const BATCH_MAX: u32 = 100_000;
 
+impl Step {
+    /// A step with these inputs, and nothing else said.
+    #[must_use]
+    pub fn new(model: ModelName, inputs: Combination) -> Self {
+        Self { model, inputs, triggers: Combination::default(), tensor_map: TensorMap::new(), batch: None }
+    }
+}
+
 impl Pipeline {
+    /// A pipeline of these steps, and nothing else said.
+    #[must_use]
+    pub fn new(name: PipelineName, steps: Vec<Step>) -> Self {
+        Self {
+            name,
+            steps,
+            input: None,
+            output: None,
+            allow_cycles: false,
+            max_step_revisits: 0,
+            clean_topics_on_delete: None,
+            partition_factor: None,
+            kubernetes: None,
+        }
+    }
+
     /// Everything that is wrong with it by itself; empty when nothing is. What it refers to outside need not exist.
     #[must_use]
     pub fn check(&self) -> Vec<BadPipeline> {
@@ -346,27 +370,12 @@ mod tests {
     }
 
     fn step(name: &str, inputs: &[&str], triggers: &[&str]) -> Step {
-        Step {
-            model: ModelName::parse(name).expect("a name"),
-            inputs: inside(inputs),
-            triggers: inside(triggers),
-            tensor_map: TensorMap::new(),
-            batch: None,
-        }
+        let step = Step::new(ModelName::parse(name).expect("a name"), inside(inputs));
+        Step { triggers: inside(triggers), ..step }
     }
 
     fn pipeline(steps: Vec<Step>) -> Pipeline {
-        Pipeline {
-            name: own(),
-            steps,
-            input: None,
-            output: None,
-            allow_cycles: false,
-            max_step_revisits: 0,
-            clean_topics_on_delete: None,
-            partition_factor: None,
-            kubernetes: None,
-        }
+        Pipeline::new(own(), steps)
     }
 
     fn output(texts: &[&str]) -> Option<PipelineOutput> {

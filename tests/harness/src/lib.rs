@@ -41,7 +41,7 @@ pub use scheduler::Scheduler;
 pub use stack::{Shape, Stack};
 pub use topics::{MINE, Topics, header_of};
 pub use until::until;
-pub use up::Up;
+pub use up::{Up, pipeline};
 
 /// The built-in server.
 pub const SERVER: &str = "onnx";

@@ -14,6 +14,14 @@ const STARTS_WITHIN: Duration = Duration::from_secs(120);
 
 const LOADS_WITHIN: Duration = Duration::from_secs(30);
 
+/// The manifest of a pipeline.
+#[must_use]
+pub fn pipeline(name: &str, spec: &serde_json::Value) -> String {
+    let meta = serde_json::json!({"name": name});
+    serde_json::json!({"apiVersion": "mlops.seldon.io/v1alpha1", "kind": "Pipeline", "metadata": meta, "spec": spec})
+        .to_string()
+}
+
 /// A running installation.
 pub struct Up {
     /// The process.

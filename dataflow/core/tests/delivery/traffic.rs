@@ -15,39 +15,17 @@ pub fn model(name: &str) -> ModelName {
 
 pub fn pipeline() -> Pipeline {
     let name = PipelineName::parse("p").expect("a name");
-    let step = |model_name: &str, inputs: &[&str], rename: &str| Step {
-        model: model(model_name),
-        inputs: Combination {
-            sources: inputs.iter().map(|text| Reference::inside(text, &name).expect("a reference")).collect(),
-            window_ms: Some(WINDOW_MS),
-            ..Combination::default()
-        },
-        triggers: Combination::default(),
-        tensor_map: if rename.is_empty() {
-            TensorMap::new()
-        } else {
-            let from = Reference::inside(rename, &name).expect("a reference");
-            TensorMap::from([(from, "y".to_owned())])
-        },
-        batch: None,
+    let from = |text: &str| Reference::inside(text, &name).expect("a reference");
+    let taken = |inputs: &[&str]| Combination {
+        sources: inputs.iter().map(|text| from(text)).collect(),
+        window_ms: Some(WINDOW_MS),
+        ..Combination::default()
     };
-    Pipeline {
-        name: name.clone(),
-        steps: vec![step("a", &[], ""), step("b", &[], ""), step("c", &["a.outputs.x", "b.outputs.x"], "b.outputs.x")],
-        input: None,
-        output: Some(PipelineOutput {
-            steps: Combination {
-                sources: vec![Reference::inside("c", &name).expect("a reference")],
-                ..Combination::default()
-            },
-            tensor_map: TensorMap::new(),
-        }),
-        allow_cycles: false,
-        max_step_revisits: 0,
-        clean_topics_on_delete: None,
-        partition_factor: None,
-        kubernetes: None,
-    }
+    let step = |model_name: &str, inputs: &[&str]| Step::new(model(model_name), taken(inputs));
+    let tensor_map = TensorMap::from([(from("b.outputs.x"), "y".to_owned())]);
+    let joined = Step { tensor_map, ..step("c", &["a.outputs.x", "b.outputs.x"]) };
+    let output = PipelineOutput { steps: taken(&["c"]), tensor_map: TensorMap::new() };
+    Pipeline { output: Some(output), ..Pipeline::new(name.clone(), vec![step("a", &[]), step("b", &[]), joined]) }
 }
 
 pub fn message(values: &[(&str, u64)]) -> Bytes {

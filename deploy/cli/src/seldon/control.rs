@@ -161,7 +161,7 @@ pub(super) async fn pipeline(verb: Pipeline, output: &mut Output) -> Result<(), 
 async fn inspect(flags: &Inspect, output: &mut Output) -> Result<(), Error> {
     let names = Topics::new(domain::TOPIC_PREFIX, &flags.namespace).map_err(SeldonError::Namespace)?;
     let looking = async {
-        let asked = inspect::asked(flags.query.expression(), async || flags.control.connect().await).await?;
+        let asked = inspect::asked(&flags.query.expression, async || flags.control.connect().await).await?;
         let address = address::find(Target::Log, flags.kafka_broker.as_deref(), Place::Seldon, variable)?;
         inspect::show(&flags.query, &asked, &names, Log::connect(address).await?, output).await
     };

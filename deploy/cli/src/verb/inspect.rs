@@ -32,7 +32,7 @@ pub(crate) struct Inspect {
 #[derive(Debug, Args)]
 pub(crate) struct Query {
     /// What to look at: PIPELINE, PIPELINE.inputs, PIPELINE.STEP, PIPELINE.STEP.outputs.TENSOR, …
-    expression: String,
+    pub(crate) expression: String,
     /// Records of each topic, counted from the end
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     offset: u32,
@@ -251,11 +251,4 @@ fn decoded(of: &TopicOf, value: &Bytes) -> Option<Value> {
 
 fn lossy(bytes: &Bytes) -> String {
     String::from_utf8_lossy(bytes).into_owned()
-}
-
-impl Query {
-    /// What is looked for, in words of the grammar.
-    pub(crate) fn expression(&self) -> &str {
-        &self.expression
-    }
 }

@@ -5,16 +5,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::join_all;
-use harness::{Answer, Rest, Up, onnx, until};
+use harness::{Answer, Rest, Up, onnx, pipeline, until};
 use http::StatusCode;
 use serde_json::{Value, json};
 
 const WITHIN: Duration = Duration::from_secs(10);
-
-fn manifest(name: &str, spec: &Value) -> String {
-    json!({"apiVersion": "mlops.seldon.io/v1alpha1", "kind": "Pipeline", "metadata": {"name": name}, "spec": spec})
-        .to_string()
-}
 
 fn one_step(model: &str) -> Value {
     json!({"steps": [{"name": model}], "output": {"steps": [model]}})
@@ -42,7 +37,7 @@ async fn a_batch_gives_everybody_their_own_rows_and_a_partial_one_is_flushed() -
     const WINDOW_MS: u64 = 2_000;
     let mut up = up().await?;
     let spec = json!({"steps": [{"name": "add10", "batch": {"size": 3, "windowMs": WINDOW_MS}}], "output": {"steps": ["add10"]}});
-    up.pipeline(&manifest("p", &spec)).await?;
+    up.pipeline(&pipeline("p", &spec)).await?;
     let rest = up.rest();
     let began = Instant::now();
     let answers = join_all((1..=3).map(|value| ask(&rest, "p.pipeline", value))).await;
@@ -70,7 +65,7 @@ async fn a_batch_gives_everybody_their_own_rows_and_a_partial_one_is_flushed() -
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_version_takes_over_without_a_lost_doubled_or_mixed_request() -> Result<()> {
     let mut up = up().await?;
-    up.pipeline(&manifest("p", &one_step("add10"))).await?;
+    up.pipeline(&pipeline("p", &one_step("add10"))).await?;
     let rest = up.rest();
     let load = tokio::spawn(async move {
         let mut ticks = tokio::time::interval(Duration::from_millis(5));
@@ -93,7 +88,7 @@ async fn a_new_version_takes_over_without_a_lost_doubled_or_mixed_request() -> R
         Ok::<_, anyhow::Error>(versions)
     });
     for model in ["mul10", "add10", "mul10"] {
-        up.pipeline(&manifest("p", &one_step(model))).await?;
+        up.pipeline(&pipeline("p", &one_step(model))).await?;
     }
     let versions = load.await??;
     println!("requests by version: {versions:?}");
@@ -106,7 +101,7 @@ async fn a_new_version_takes_over_without_a_lost_doubled_or_mixed_request() -> R
 async fn an_experiment_splits_pipelines_and_keeps_a_client_where_it_was() -> Result<()> {
     let mut up = up().await?;
     for (name, model) in [("ten", "add10"), ("twenty", "add20"), ("copy", "add20")] {
-        up.pipeline(&manifest(name, &one_step(model))).await?;
+        up.pipeline(&pipeline(name, &one_step(model))).await?;
     }
     let experiment = json!({"apiVersion": "mlops.seldon.io/v1alpha1", "kind": "Experiment", "metadata": {"name": "e"}, "spec": {
         "resourceType": "pipeline", "default": "ten", "mirror": {"name": "copy", "percent": 100},
@@ -160,9 +155,9 @@ async fn an_experiment_splits_pipelines_and_keeps_a_client_where_it_was() -> Res
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn numbers_are_exact_silence_is_refused_and_everything_is_counted() -> Result<()> {
     let mut up = up().await?;
-    up.pipeline(&manifest("p", &one_step("exact"))).await?;
-    up.pipeline(&manifest("silent", &json!({"steps": [{"name": "add10"}]}))).await?;
-    up.pipeline(&manifest("wrong", &one_step("fails"))).await?;
+    up.pipeline(&pipeline("p", &one_step("exact"))).await?;
+    up.pipeline(&pipeline("silent", &json!({"steps": [{"name": "add10"}]}))).await?;
+    up.pipeline(&pipeline("wrong", &one_step("fails"))).await?;
     let rest = up.rest();
     let body = r#"{"inputs":[{"name":"INPUT","datatype":"INT64","shape":[2],"data":[9007199254740993,-9223372036854775808]}]}"#;
     let answer = rest.post("/v2/pipelines/p/infer", &[], body).await?;

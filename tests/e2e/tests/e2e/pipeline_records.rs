@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
-use harness::{Up, header_of as header, onnx, until};
+use harness::{Up, header_of as header, onnx, pipeline, until};
 use http::StatusCode;
 use messages::inference as pb;
 use prost::Message;
@@ -326,9 +326,8 @@ async fn every_datatype_comes_back_from_a_pipeline_as_json() -> Result<()> {
     let mut up = Up::new(&[])?;
     up.start().await?;
     up.load(&[("identity", harness::sample("identity"))]).await?;
-    let pipeline = json!({"apiVersion": "mlops.seldon.io/v1alpha1", "kind": "Pipeline", "metadata": {"name": "same"},
-        "spec": {"steps": [{"name": "identity"}], "output": {"steps": ["identity"]}}});
-    up.pipeline(&pipeline.to_string()).await?;
+    let spec = json!({"steps": [{"name": "identity"}], "output": {"steps": ["identity"]}});
+    up.pipeline(&pipeline("same", &spec)).await?;
     let values = [
         ("BOOL", json!([true, false])),
         ("INT8", json!([-128, 127])),

@@ -5,20 +5,18 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::join_all;
-use harness::{Up, onnx, until};
+use harness::{Up, onnx, pipeline, until};
 use http::StatusCode;
 use serde_json::json;
 
 const WITHIN: Duration = Duration::from_secs(10);
 const PARTITIONS: u32 = 5;
 
-/// A chain whose two steps add and multiply, under one of several names.
-fn pipeline(name: &str) -> String {
-    json!({"apiVersion": "mlops.seldon.io/v1alpha1", "kind": "Pipeline", "metadata": {"name": name}, "spec": {
-        "steps": [{"name": "add10"},
-            {"name": "mul10", "inputs": ["add10.outputs.OUTPUT"], "tensorMap": {"add10.outputs.OUTPUT": "INPUT"}}],
-        "output": {"steps": ["mul10"]}}})
-    .to_string()
+/// A chain whose two steps are these.
+fn chain(name: &str, second: &str) -> String {
+    let steps = json!([{"name": "add10"},
+        {"name": second, "inputs": ["add10.outputs.OUTPUT"], "tensorMap": {"add10.outputs.OUTPUT": "INPUT"}}]);
+    pipeline(name, &json!({"steps": steps, "output": {"steps": [second]}}))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -31,7 +29,7 @@ async fn every_reply_reaches_the_gateway_that_waits_for_it() -> Result<()> {
     up.load(&onnx::samples(up.folder())?).await?;
     let names = ["p", "q", "r"];
     for name in names {
-        up.pipeline(&pipeline(name)).await?;
+        up.pipeline(&chain(name, "mul10")).await?;
     }
     let rest = up.rest();
     let mut entered = BTreeSet::new();
@@ -54,8 +52,7 @@ async fn every_reply_reaches_the_gateway_that_waits_for_it() -> Result<()> {
     }
     ensure!(entered.len() == PARTITIONS as usize, "requests entered by {entered:?}");
     // Both gateways took some: those that fail are told with the address that they went to.
-    let failing = pipeline("fails-too").replace("mul10", "fails");
-    up.pipeline(&failing).await?;
+    up.pipeline(&chain("fails-too", "fails")).await?;
     let access_log = up.dir().join("envoy-accesslog.txt");
     until(WITHIN, "both gateways are in the access log", async || {
         let body = r#"{"inputs":[{"name":"INPUT","datatype":"FP32","shape":[1],"data":[1]}]}"#;
@@ -68,16 +65,19 @@ async fn every_reply_reaches_the_gateway_that_waits_for_it() -> Result<()> {
         Ok(())
     })
     .await?;
-    // Each shard has an owner in both roles, and no two.
+    // Every worker has a share of the shards, and every shard an owner.
     let log = std::fs::read_to_string(up.part.log()).context("read the log")?;
-    for group in ["seldon-dataflow", "seldon-modelgateway"] {
+    let taken: Vec<&str> = log.lines().filter(|line| line.contains("shard taken over")).collect();
+    let has = |line: &str, field: String| line.split_whitespace().any(|word| word == field);
+    for (role, workers) in [("engine", 3), ("model-gateway", 2)] {
+        for number in 0..workers {
+            let worker = format!("worker={role}-{number}");
+            ensure!(taken.iter().any(|line| has(line, worker.clone())), "{worker} has nothing: {taken:?}");
+        }
         for partition in 0..PARTITIONS {
-            let taken = log.lines().filter(|line| {
-                line.contains("shard taken over")
-                    && line.contains(group)
-                    && line.split_whitespace().any(|word| word == format!("partition={partition}"))
-            });
-            ensure!(taken.count() >= 1, "nobody has {group} {partition}: {log}");
+            let is_of = |line: &str| (0..workers).any(|number| has(line, format!("worker={role}-{number}")));
+            let is_taken = taken.iter().any(|line| is_of(line) && has(line, format!("partition={partition}")));
+            ensure!(is_taken, "no {role} has {partition}: {taken:?}");
         }
     }
     up.part.stop().await?;
