@@ -10,6 +10,7 @@ use domain::{End, ModelName, Time, TopicOf, Topics};
 use crate::engine::{Counters, Emission, EmissionId, Incoming};
 use crate::envelope::{Envelope, Headers, name, text, union};
 use crate::failure::Failure;
+use crate::left::Left;
 use crate::owner::{Owner, Stamp};
 use crate::slot::Slot;
 
@@ -32,6 +33,8 @@ pub struct Call {
     pub headers: Headers,
     /// When nobody waits any more.
     pub deadline: Option<Time>,
+    /// Whose it is, if it says so: not called when that caller has left.
+    pub of: Option<Left>,
     /// Rows to be called together, and for how many milliseconds the first one waits.
     pub batch: Option<(u32, Option<u32>)>,
 }
@@ -137,6 +140,7 @@ impl Caller {
             infer_type: text(&record.headers, name::INFER_TYPE).map(str::to_owned),
             headers: record.headers.iter().filter(for_model).cloned().collect(),
             deadline: envelope.deadline,
+            of: envelope.pipeline.clone().map(|pipeline| Left { root: envelope.root, pipeline }),
             batch: text(&record.headers, name::BATCH).and_then(batch),
         };
         let (key, headers, model) = (record.key, record.headers, model.clone());
@@ -156,6 +160,13 @@ impl Caller {
             }
             Outcome::Failed(failure) => self.fail(pending, &failure),
         }
+    }
+
+    /// Nobody waits for the outcome: the input is complete without one, as if its time were over.
+    pub fn abandoned(&mut self, id: CallId) {
+        let Some(pending) = self.calls.remove(&id) else { return };
+        self.counters.expired += 1;
+        self.owner.release(pending.stamp);
     }
 
     fn fail(&mut self, mut pending: Pending, failure: &Failure) {

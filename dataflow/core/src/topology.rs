@@ -136,7 +136,7 @@ impl Side {
             TopicOf::Model(model, end) => format!("step.{model}.{}", end.as_str()),
             TopicOf::Pipeline(pipeline, end) if whose.is_empty() => format!("{pipeline}.{}", end.as_str()),
             TopicOf::Pipeline(_, end) => end.as_str().to_owned(),
-            TopicOf::Errors => "errors".to_owned(),
+            TopicOf::Errors | TopicOf::Left => self.topic.to_string(),
         };
         match self.tensors.as_deref() {
             None => format!("{whose}{of}"),
@@ -149,7 +149,9 @@ impl Side {
 fn format_of(topic: &TopicOf) -> Format {
     match topic {
         TopicOf::Model(_, End::Inputs) | TopicOf::Pipeline(_, End::Inputs) => Format::Request,
-        TopicOf::Model(_, End::Outputs) | TopicOf::Pipeline(_, End::Outputs) | TopicOf::Errors => Format::Response,
+        TopicOf::Model(_, End::Outputs) | TopicOf::Pipeline(_, End::Outputs) | TopicOf::Errors | TopicOf::Left => {
+            Format::Response
+        }
     }
 }
 

@@ -5,17 +5,19 @@
 
 mod batcher;
 mod client;
+mod leavers;
 mod models;
 mod shard;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use runtime::{Stop, TasksFailed};
+use runtime::{OnError, Stop, Tasks, TasksFailed};
 use topic_log::Log;
 use worker::{Counter, ShardCounters, WorkerConfig};
 
 use crate::client::Client;
+use crate::leavers::Leavers;
 use crate::models::Models;
 use crate::shard::Calling;
 
@@ -27,6 +29,9 @@ const COUNTERS: [Counter; 5] = [
     ("failed", "Calls of models that ended with an error", |of| of.ended),
     ("answered", "Records written by the model gateway", |of| of.emitted),
 ];
+
+/// How long it gets to end.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
 
 /// How a model gateway is run.
 #[derive(Clone, Debug)]
@@ -63,8 +68,14 @@ pub enum Error {
 pub async fn run(config: Config, log: Arc<dyn Log>, stop: Stop) -> Result<(), Error> {
     let Config { worker, envoy, call_limit } = config;
     let client = Client::new(&envoy).map_err(|cause| Error::Envoy { envoy, cause })?;
-    let models = Models::new(Arc::clone(&log), worker.topics.clone(), Calling::new(client, call_limit));
-    Ok(worker::run(worker, models, log, stop).await?)
+    let leavers = Leavers::default();
+    let models =
+        Models::new(Arc::clone(&log), worker.topics.clone(), Calling::new(client, leavers.clone(), call_limit));
+    let tasks = Tasks::new(stop.clone());
+    let follow = leavers.follow(Arc::clone(&log), worker.topics.clone(), stop.clone());
+    tasks.spawn("model-gateway-leavers", OnError::StopProcess, follow);
+    worker::run(worker, models, log, stop).await?;
+    Ok(tasks.finish(STOP_WITHIN).await?)
 }
 
 /// Appends what a gateway counted, in Prometheus' text format.

@@ -59,7 +59,7 @@ impl Duty for Models {
         if desired.is_snapshot {
             gone.extend(self.known.iter().filter(|name| !needed.contains(*name)).cloned());
         }
-        let ends = needed.iter().flat_map(|name| [inputs(name), outputs(name)]).chain([TopicOf::Errors]);
+        let ends = needed.iter().flat_map(|name| [inputs(name), outputs(name)]).chain([TopicOf::Errors, TopicOf::Left]);
         let topics = ends.map(|of| NewTopic { name: self.topics.name(&of).into(), partitions: self.partitions });
         self.log.create(topics.collect()).await?;
         let mut change = Change::default();

@@ -11,6 +11,7 @@ use worker::{ShardLog, ShardWork, now};
 
 use crate::batcher::Batcher;
 use crate::client::Client;
+use crate::leavers::Leavers;
 
 /// Calls of one model at the same time, for each shard: enough to keep a server busy, few enough to be fair.
 const CALLS_MAX: usize = 64;
@@ -20,24 +21,38 @@ const CALLS_MAX: usize = 64;
 pub(crate) struct Calling {
     client: Client,
     batcher: Batcher,
+    leavers: Leavers,
     /// Longest time of a call.
     limit: Duration,
 }
 
 impl Calling {
-    pub(crate) fn new(client: Client, limit: Duration) -> Self {
-        Self { client, batcher: Batcher::default(), limit }
+    pub(crate) fn new(client: Client, leavers: Leavers, limit: Duration) -> Self {
+        Self { client, batcher: Batcher::default(), leavers, limit }
     }
 
     fn call(&self, call: Call) -> Running {
-        let (client, batcher, id, model) = (self.client.clone(), self.batcher.clone(), call.id, call.model.clone());
+        let (client, batcher, leavers) = (self.client.clone(), self.batcher.clone(), self.leavers.clone());
+        let (id, model, of) = (call.id, call.model.clone(), call.of.clone());
+        let is_shared = call.batch.is_some();
         let left = call.deadline.map_or(self.limit, |deadline| Duration::from_millis(deadline.since(now())));
         let limit = left.min(self.limit);
-        async move { (id, model, batcher.call(&client, call, limit).await) }.boxed()
+        async move {
+            let answered = batcher.call(&client, call, limit);
+            let outcome = match of {
+                Some(of) if leavers.has_left(&of) => None,
+                // Others may be in a call that is shared.
+                Some(of) if !is_shared => leavers.unless_left(&of, answered).await,
+                _ => Some(answered.await),
+            };
+            (id, model, outcome)
+        }
+        .boxed()
     }
 }
 
-type Running = BoxFuture<'static, (CallId, ModelName, Outcome)>;
+/// No outcome: the caller has left.
+type Running = BoxFuture<'static, (CallId, ModelName, Option<Outcome>)>;
 
 /// Calls of one model.
 #[derive(Default)]
@@ -117,7 +132,10 @@ impl ShardWork for ModelShard {
     /// A call ends.
     async fn event(&mut self) {
         let Some((id, model, outcome)) = self.calls.next().await else { return std::future::pending().await };
-        self.caller.answered(id, outcome);
+        match outcome {
+            Some(outcome) => self.caller.answered(id, outcome),
+            None => self.caller.abandoned(id),
+        }
         if let Some(queue) = self.queues.get_mut(&model) {
             queue.active -= 1;
         }

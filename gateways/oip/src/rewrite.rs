@@ -81,8 +81,11 @@ pub fn peek_model_name(message: &[u8]) -> Result<&str, Malformed> {
     let mut name = "";
     let mut fields = Fields { message, position: 0 };
     while let Some(field) = fields.next_field()? {
-        if field.number == NAME_FIELD {
-            name = field.text()?;
+        match field.number {
+            NAME_FIELD => name = field.text()?,
+            // Not needed here, but a request that cannot be rewritten is refused before anything is done for it.
+            VERSION_FIELD => drop(field.text()?),
+            _ => {}
         }
     }
     Ok(name)

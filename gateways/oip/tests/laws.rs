@@ -177,11 +177,12 @@ fn ready_and_metadata_requests_are_rewritten_too() {
 
 #[test]
 fn garbage_is_not_rewritten() {
-    let cases: [(&[u8], &str); 7] = [
+    let cases: [(&[u8], &str); 8] = [
         (&[0x0a, 5, b'a'], "message ends inside the field at byte 0"),
         (&[0x0a], "message ends inside the field at byte 0"),
         (&[0x00, 0x01], "no field tag at byte 0"),
         (&[0x08, 1], "field 1 at byte 0 has the wire type 0, which these messages do not use"),
+        (&[0x15, 0, 0, 0, 0], "field 2 at byte 0 has the wire type 5, which these messages do not use"),
         (&[0x0b], "field 1 at byte 0 has the wire type 3, which these messages do not use"),
         (&[0x0a, 1, 0xff], "field 1 at byte 0 is not valid UTF-8"),
         (&[0x3a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f], "no field tag at byte 0"),

@@ -97,7 +97,8 @@ impl Egress {
         }
         let name = |name: &PipelineName, end| self.topics.name(&TopicOf::Pipeline(name.clone(), end));
         let ends = change.start.iter().flat_map(|of| [End::Inputs, End::Outputs].map(|end| name(of, end)));
-        let new = ends.map(|name| NewTopic { name: name.into(), partitions: change.partitions });
+        let names = ends.chain([self.topics.name(&TopicOf::Left)]);
+        let new = names.map(|name| NewTopic { name: name.into(), partitions: change.partitions });
         self.log.create(new.collect()).await?;
         for of in &change.start {
             if !self.read.contains_key(of) {

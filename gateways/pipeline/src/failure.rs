@@ -2,11 +2,14 @@
 
 use axum::body::Body;
 use axum::response::Response;
-use dataflow_core::Failure as Ended;
+use dataflow_core::{Failure as Ended, Headers};
 use domain::PipelineName;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
+use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
+
+use crate::gateway::shown;
 
 /// How errors of pipelines are told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,8 +48,12 @@ pub(crate) enum Failure {
     Body(String),
     #[error("the message is larger than the limit of {0} bytes")]
     TooLarge(usize),
+    #[error("the body was not there within {0} ms")]
+    SlowBody(u128),
     #[error("{0} requests wait for their answers already")]
     Full(usize),
+    #[error("the bodies of requests under way have {0} bytes together, more are not kept")]
+    Bytes(usize),
     #[error("the log does not take the request: {0}")]
     Log(topic_log::Error),
     #[error("no answer within {0} ms")]
@@ -57,8 +64,37 @@ pub(crate) enum Failure {
     Answer { pipeline: PipelineName, reason: String },
     #[error("the steps cannot be asked whether they are ready: {0}")]
     Steps(String),
-    #[error("the gateway is stopping")]
-    Stopping,
+    #[error("the pipeline was unloaded while the request was under way")]
+    Unloaded,
+}
+
+/// A failure, and what else the caller is told: its request's id, and the version and routes as far as it came.
+#[derive(Clone, Debug)]
+pub(crate) struct Refusal {
+    pub(crate) failure: Failure,
+    pub(crate) headers: Headers,
+}
+
+impl Refusal {
+    /// Before there was a version.
+    pub(crate) fn early(failure: Failure, id: &str) -> Self {
+        let headers = vec![(dataflow_core::name::REQUEST_ID.to_owned(), id.to_owned().into())];
+        Self { failure, headers }
+    }
+
+    pub(crate) fn into_response(self, style: ErrorStyle) -> Response {
+        let mut response = self.failure.to_response(style);
+        response.headers_mut().extend(shown(self.headers));
+        response
+    }
+
+    pub(crate) fn into_status(self, style: ErrorStyle) -> Status {
+        let mut status = self.failure.to_status(style);
+        let mut metadata = std::mem::take(status.metadata_mut()).into_headers();
+        metadata.extend(shown(self.headers));
+        *status.metadata_mut() = MetadataMap::from_headers(metadata);
+        status
+    }
 }
 
 impl Failure {
@@ -71,9 +107,10 @@ impl Failure {
             Self::Unknown(_) => (Code::NotFound, 404),
             Self::NoOutput(_) => (Code::FailedPrecondition, 422),
             Self::TooLarge(_) => (Code::ResourceExhausted, 413),
+            Self::SlowBody(_) => (Code::DeadlineExceeded, 408),
             Self::Log(topic_log::Error::TooLarge { .. }) => (Code::ResourceExhausted, 413),
-            Self::Full(_) => (Code::ResourceExhausted, 429),
-            Self::Starting | Self::NotReady(_) | Self::Log(_) | Self::Stopping => (Code::Unavailable, 503),
+            Self::Full(_) | Self::Bytes(_) => (Code::ResourceExhausted, 429),
+            Self::Starting | Self::NotReady(_) | Self::Log(_) | Self::Unloaded => (Code::Unavailable, 503),
             Self::Deadline(_) => (Code::DeadlineExceeded, 504),
             Self::Ended(ended) => (Code::from_i32(ended.code), ended.status),
             Self::Answer { .. } | Self::Steps(_) => (Code::Internal, 500),

@@ -4,12 +4,12 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
-use dataflow_core::{Branch, Envelope, Failure as Ended, Headers, Root, Slot, name};
+use dataflow_core::{Branch, Envelope, Failure as Ended, Headers, Left, Root, Slot, name};
 use domain::{End, PipelineName, REQUEST_LONGEST_MS, Time, TopicOf, Topics};
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body_util::Full;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -17,7 +17,8 @@ use runtime::RequestIds;
 use topic_log::{Append, Header, Log};
 use worker::now;
 
-use crate::failure::{ErrorStyle, Failure};
+use crate::admission::{Admission, Place};
+use crate::failure::{ErrorStyle, Failure, Refusal};
 use crate::metrics::Metrics;
 use crate::pending::Pending;
 use crate::pipelines::Pipelines;
@@ -37,6 +38,7 @@ pub(crate) struct Gateway {
     pub(crate) topics: Topics,
     pub(crate) pipelines: Pipelines,
     pub(crate) pending: Pending,
+    pub(crate) admission: Admission,
     pub(crate) errors: ErrorStyle,
     pub(crate) metrics: Metrics,
     pub(crate) envoy: String,
@@ -64,8 +66,23 @@ pub(crate) struct Reply {
     pub(crate) message: Bytes,
     /// `x-…` headers for the caller.
     pub(crate) headers: Headers,
-    /// `<partition>.<pipeline>.<request id>`
-    pub(crate) key: String,
+}
+
+/// Tells the workers that a caller has left, unless it is told that it has not.
+struct Leaving<'a> {
+    gateway: &'a Gateway,
+    left: Option<(Left, u32)>,
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        let Some((left, partition)) = self.left.take() else { return };
+        let topic = self.gateway.topics.name(&TopicOf::Left);
+        let (key, headers) = (left.root.to_string().into(), left.write());
+        let headers = headers.into_iter().map(|(name, value)| Header { name, value }).collect();
+        // Appended by the call. If that fails, what the caller has left is done for nobody.
+        drop(self.gateway.log.append(&topic, partition, Append { key, value: Bytes::new(), headers }));
+    }
 }
 
 impl Gateway {
@@ -81,6 +98,7 @@ impl Gateway {
             topics: config.topics.clone(),
             pipelines,
             pending,
+            admission: Admission::new(config.pending_max, config.pending_bytes_max, config.metrics.clone()),
             errors: config.errors,
             metrics: config.metrics.clone(),
             envoy: config.envoy.clone(),
@@ -99,55 +117,83 @@ impl Gateway {
         high << 64 | low
     }
 
-    pub(crate) fn new_id(&self) -> String {
-        self.ids.next()
+    /// The id of a request: the caller's, or a new one.
+    pub(crate) fn request_id(&self, headers: &HeaderMap) -> String {
+        let given = headers.get(name::REQUEST_ID).and_then(|id| id.to_str().ok()).filter(|id| !id.is_empty());
+        given.map_or_else(|| self.ids.next(), str::to_owned)
     }
 
     /// Sends a request through its pipeline.
-    pub(crate) async fn infer(&self, entry: Entry) -> Result<Reply, Failure> {
-        let began = Instant::now();
-        let known = self.pipelines.get(&entry.pipeline)?;
-        let version = known.active.ok_or_else(|| Failure::NotReady(entry.pipeline.clone()))?;
-        if !known.has_output {
-            return Err(Failure::NoOutput(entry.pipeline));
-        }
-        let chance = self.chance();
-        let root = Root(chance);
-        let at = usize::try_from(chance % known.entries.len().max(1) as u128).unwrap_or(0);
-        let partition = known.entries.get(at).copied().unwrap_or(0);
-        let mut booked = self.pending.book(root).map_err(Failure::Full)?;
-        let key = format!("{partition}.{}.{}", entry.pipeline, entry.request_id);
+    pub(crate) async fn infer(&self, entry: Entry, place: &Place) -> Result<Reply, Refusal> {
+        let root = Root(self.chance());
+        let id = entry.request_id.clone();
+        // Before it is looked up: if the pipeline goes at this moment, this caller hears of it.
+        let mut waiting = self.pending.wait(root, entry.pipeline.clone());
+        let entrance = self.entrance(&entry.pipeline, root).map_err(|failure| Refusal::early(failure, &id))?;
+        let Entrance { version, partition } = entrance;
+        // The key first, then the caller's own id, as the compatible system has it.
+        let key = format!("{partition}.{}.{id}", entry.pipeline);
+        let known = [(name::REQUEST_ID, key.clone()), (name::REQUEST_ID, id), (name::VERSION, version.to_string())];
+        let known = known.map(|(name, value)| (name.to_owned(), Bytes::from(value)));
+        let refuse = |failure| Refusal { failure, headers: known.to_vec() };
         let milliseconds = u64::try_from(entry.timeout.as_millis()).unwrap_or(u64::MAX);
+        let left = entry.timeout.saturating_sub(place.began().elapsed());
         let topic = self.topics.name(&TopicOf::Pipeline(entry.pipeline.clone(), End::Inputs));
         let envelope = Envelope {
             root,
             slot: Slot::of_entry(root),
             branch: Branch::default(),
-            deadline: Some(Time(now().0.saturating_add(milliseconds))),
-            pipeline: Some(entry.pipeline),
+            deadline: Some(Time(now().0.saturating_add(u64::try_from(left.as_millis()).unwrap_or(u64::MAX)))),
+            pipeline: Some(entry.pipeline.clone()),
             version: Some(version),
         };
         let headers = envelope.write(entry.headers, &topic, partition);
         let record = Append {
-            key: key.clone().into(),
+            key: key.into(),
             value: entry.message,
             headers: headers.into_iter().map(|(name, value)| Header { name, value }).collect(),
         };
         let entered = self.log.append(&topic, partition, record);
+        let mut leaving = Leaving { gateway: self, left: Some((Left { root, pipeline: entry.pipeline }, partition)) };
         // Both limits at once: the log may take its time, too.
         let answered = async {
-            entered.await.map_err(Failure::Log)?;
-            (&mut booked.answer).await.map_err(|_| Failure::Stopping)
+            let entered = entered.await.map_err(Failure::Log);
+            place.drop_body();
+            entered?;
+            (&mut waiting.answer).await.map_err(|_| Failure::Unloaded)
         };
-        let left = entry.timeout.saturating_sub(began.elapsed());
-        let record = tokio::time::timeout(left, answered).await.map_err(|_| Failure::Deadline(milliseconds))??;
-        let headers: Headers = record.headers.into_iter().map(|header| (header.name, header.value)).collect();
-        if let Some(ended) = Ended::of(&headers, &record.value) {
-            return Err(Failure::Ended(ended));
+        let answered = tokio::time::timeout(left, answered).await.unwrap_or(Err(Failure::Deadline(milliseconds)));
+        if !matches!(answered, Err(Failure::Unloaded)) {
+            // There is an answer, or everybody knows the deadline.
+            leaving.left = None;
         }
-        let headers = headers.into_iter().filter(|(name, _)| name.starts_with("x-")).collect();
-        Ok(Reply { message: record.value, headers, key })
+        let record = answered.map_err(refuse)?;
+        let headers: Headers = record.headers.into_iter().map(|header| (header.name, header.value)).collect();
+        let ended = Ended::of(&headers, &record.value);
+        let [key, ..] = known;
+        let own = headers.into_iter().filter(|(name, _)| name.starts_with("x-"));
+        let headers = [key].into_iter().chain(own).collect();
+        match ended {
+            Some(ended) => Err(Refusal { failure: Failure::Ended(ended), headers }),
+            None => Ok(Reply { message: record.value, headers }),
+        }
     }
+
+    /// By which way a request enters the pipeline.
+    fn entrance(&self, pipeline: &PipelineName, root: Root) -> Result<Entrance, Failure> {
+        let known = self.pipelines.get(pipeline)?;
+        let version = known.active.ok_or_else(|| Failure::NotReady(pipeline.clone()))?;
+        if !known.has_output {
+            return Err(Failure::NoOutput(pipeline.clone()));
+        }
+        let at = usize::try_from(root.0 % known.entries.len().max(1) as u128).unwrap_or(0);
+        Ok(Entrance { version, partition: known.entries.get(at).copied().unwrap_or(0) })
+    }
+}
+
+struct Entrance {
+    version: u32,
+    partition: u32,
 }
 
 /// The pipeline that a request is for: Envoy's word, else the client's, else the path's.
@@ -163,22 +209,32 @@ pub(crate) fn target(headers: &HeaderMap, path: Option<&str>) -> Result<Pipeline
     name.ok_or_else(|| Failure::BadTarget(text.chars().take(256).collect()))
 }
 
-/// The `x-…` headers of a request, and its id, which is made if there is none.
-pub(crate) fn travelling(headers: &HeaderMap, gateway: &Gateway) -> Result<(Headers, String), Failure> {
+/// The `x-…` headers of a request, with its id.
+pub(crate) fn travelling(headers: &HeaderMap, id: &str) -> Result<Headers, Failure> {
     let kept = headers.iter().filter(|(name, _)| {
         let name = name.as_str();
         name.starts_with("x-") && name != name::VERSION && name != name::REQUEST_ID
     });
     let mut kept: Headers =
         kept.map(|(name, value)| (name.as_str().to_owned(), Bytes::copy_from_slice(value.as_bytes()))).collect();
-    let given = headers.get(name::REQUEST_ID).and_then(|id| id.to_str().ok()).filter(|id| !id.is_empty());
-    let id = given.map_or_else(|| gateway.new_id(), str::to_owned);
-    kept.push((name::REQUEST_ID.to_owned(), id.clone().into()));
+    kept.push((name::REQUEST_ID.to_owned(), id.to_owned().into()));
     let bytes = kept.iter().map(|(name, value)| name.len() + value.len()).sum();
     if bytes > HEADERS_MAX {
         return Err(Failure::Headers { bytes, limit: HEADERS_MAX });
     }
-    Ok((kept, id))
+    Ok(kept)
+}
+
+/// Headers of an answer, whichever it is, as HTTP has them.
+pub(crate) fn shown(headers: Headers) -> HeaderMap {
+    let parsed = headers
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.parse::<HeaderName>().ok()?, HeaderValue::from_bytes(&value).ok()?)));
+    let mut shown = HeaderMap::new();
+    for (name, value) in parsed {
+        shown.append(name, value);
+    }
+    shown
 }
 
 /// How long the caller waits.

@@ -7,7 +7,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use api::inference::grpc_inference_service_server::{GrpcInferenceService, GrpcInferenceServiceServer};
+use axum::extract::State;
+use axum::middleware::Next;
+use axum::response::Response as HttpResponse;
+use bytes::Bytes;
 use domain::PipelineName;
+use http_body_util::BodyExt;
 use messages::inference::{
     ModelInferRequest, ModelInferResponse, ModelMetadataRequest, ModelMetadataResponse, ModelReadyRequest,
     ModelReadyResponse, RepositoryIndexRequest, RepositoryIndexResponse, RepositoryModelLoadRequest,
@@ -16,11 +21,12 @@ use messages::inference::{
 };
 use oip::{Contents, InferRequest, InferResponse};
 use prost::Message;
-use tonic::metadata::{Ascii, MetadataKey, MetadataMap, MetadataValue};
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::failure::{Failure, name};
-use crate::gateway::{Entry, Gateway, Readiness, Reply, target, timeout, travelling};
+use crate::admission::Place;
+use crate::failure::{Failure, Refusal, name};
+use crate::gateway::{Entry, Gateway, Readiness, Reply, shown, target, timeout, travelling};
 
 pub(crate) struct Grpc {
     gateway: Arc<Gateway>,
@@ -34,57 +40,80 @@ pub(crate) fn service(gateway: Arc<Gateway>) -> GrpcInferenceServiceServer<Grpc>
         .max_encoding_message_size(usize::MAX)
 }
 
+/// Before the message is read: a place for the request, and the limits of its body.
+pub(crate) async fn admit(
+    State(gateway): State<Arc<Gateway>>,
+    request: axum::extract::Request,
+    next: Next,
+) -> HttpResponse {
+    let id = gateway.request_id(request.headers());
+    let admitted = timeout(request.headers()).and_then(|timeout| Ok((gateway.admission.enter()?, timeout)));
+    let (place, timeout) = match admitted {
+        Ok(admitted) => admitted,
+        Err(failure) => return Refusal::early(failure, &id).into_status(gateway.errors).into_http(),
+    };
+    let errors = gateway.errors;
+    let mut request = request.map(|body| {
+        // What fails here is told by tonic, which takes a status for what it is.
+        let failed = move |failure| Refusal::early(failure, &id).into_status(errors);
+        axum::body::Body::new(place.body(body, timeout).map_err(failed))
+    });
+    request.extensions_mut().insert(place);
+    next.run(request).await
+}
+
 impl Grpc {
     async fn infer(
         &self,
         headers: &http::HeaderMap,
         pipeline: Result<PipelineName, Failure>,
         message: ModelInferRequest,
-    ) -> Result<Response<ModelInferResponse>, Failure> {
-        let pipeline = pipeline?;
-        let (kept, request_id) = travelling(headers, &self.gateway)?;
-        let timeout = timeout(headers)?;
+        place: Option<Arc<Place>>,
+    ) -> Result<Response<ModelInferResponse>, Refusal> {
+        let id = self.gateway.request_id(headers);
         let is_typed = message.raw_input_contents.is_empty() && !message.inputs.is_empty();
-        let request = InferRequest::from_proto(message)?;
-        let request = InferRequest { model_name: String::new(), model_version: String::new(), ..request };
-        let message = request.into_proto(Contents::Raw).encode_to_vec().into();
-        let entry = Entry { pipeline: pipeline.clone(), headers: kept, request_id, timeout, message };
-        let reply = self.gateway.infer(entry).await?;
-        answer(reply, is_typed).map_err(|reason| Failure::Answer { pipeline, reason })
+        let read = || {
+            let (pipeline, headers, timeout) = (pipeline?, travelling(headers, &id)?, timeout(headers)?);
+            let request = InferRequest::from_proto(message)?;
+            let request = InferRequest { model_name: String::new(), model_version: String::new(), ..request };
+            let message = request.into_proto(Contents::Raw).encode_to_vec().into();
+            let place = place.map_or_else(|| self.gateway.admission.enter(), Ok)?;
+            Ok((Entry { pipeline, headers, request_id: id.clone(), timeout, message }, place))
+        };
+        let (entry, place) = read().map_err(|failure| Refusal::early(failure, &id))?;
+        let pipeline = entry.pipeline.clone();
+        let Reply { message, headers } = self.gateway.infer(entry, &place).await?;
+        match answer(message, is_typed) {
+            Ok(message) => {
+                let metadata = MetadataMap::from_headers(shown(headers));
+                Ok(Response::from_parts(metadata, message, tonic::Extensions::default()))
+            }
+            Err(reason) => Err(Refusal { failure: Failure::Answer { pipeline, reason }, headers }),
+        }
     }
 }
 
-fn answer(reply: Reply, is_typed: bool) -> Result<Response<ModelInferResponse>, String> {
-    let mut message = ModelInferResponse::decode(reply.message).map_err(|error| error.to_string())?;
+fn answer(message: Bytes, is_typed: bool) -> Result<ModelInferResponse, String> {
+    let mut message = ModelInferResponse::decode(message).map_err(|error| error.to_string())?;
     if is_typed && !message.raw_output_contents.is_empty() {
         let normal = InferResponse::from_proto(message).map_err(|error| error.to_string())?;
         message = normal.into_proto(Contents::Typed);
     }
-    let mut response = Response::new(message);
-    let metadata: &mut MetadataMap = response.metadata_mut();
-    if let Ok(key) = reply.key.parse::<MetadataValue<Ascii>>() {
-        metadata.append(domain::header::REQUEST_ID, key);
-    }
-    for (name, value) in reply.headers {
-        if let (Ok(name), Ok(value)) = (name.parse::<MetadataKey<Ascii>>(), MetadataValue::try_from(value.as_ref())) {
-            metadata.append(name, value);
-        }
-    }
-    Ok(response)
+    Ok(message)
 }
 
 #[tonic::async_trait]
 impl GrpcInferenceService for Grpc {
     async fn model_infer(&self, request: Request<ModelInferRequest>) -> Result<Response<ModelInferResponse>, Status> {
         let began = Instant::now();
-        let (metadata, _, message) = request.into_parts();
+        let (metadata, extensions, message) = request.into_parts();
         let headers = metadata.into_headers();
         let pipeline = target(&headers, None);
         let label = pipeline.as_ref().map(ToString::to_string).unwrap_or_default();
-        let answered = self.infer(&headers, pipeline, message).await;
-        let code = answered.as_ref().map_or_else(Failure::code, |_| tonic::Code::Ok);
+        let answered = self.infer(&headers, pipeline, message, extensions.get().cloned()).await;
+        let code = answered.as_ref().map_or_else(|refusal| refusal.failure.code(), |_| tonic::Code::Ok);
         self.gateway.metrics.count(&label, "grpc", name(code), began.elapsed());
-        answered.map_err(|failure| failure.to_status(self.gateway.errors))
+        answered.map_err(|refusal| refusal.into_status(self.gateway.errors))
     }
 
     async fn model_ready(&self, request: Request<ModelReadyRequest>) -> Result<Response<ModelReadyResponse>, Status> {

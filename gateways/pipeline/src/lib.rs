@@ -3,6 +3,7 @@
 //!
 //! It keeps nothing: any gateway may take any request. Not in here: what a pipeline does with the record.
 
+mod admission;
 mod egress;
 mod failure;
 mod gateway;

@@ -31,12 +31,12 @@ impl Metrics {
         entry.1 += took.as_secs_f64();
     }
 
-    /// One caller more waits.
+    /// One request more is under way.
     pub(crate) fn waits(&self) {
         self.pending.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// One of those that waited does not any more.
+    /// One of them is not any more.
     pub(crate) fn left(&self) {
         self.pending.fetch_sub(1, Ordering::Relaxed);
     }

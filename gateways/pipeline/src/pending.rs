@@ -1,4 +1,4 @@
-//! Callers that wait for their answers: a table with a limit. Whoever leaves, whatever the reason, frees its place.
+//! Callers that wait for their answers. Whoever leaves, whatever the reason, is forgotten.
 //!
 //! Invariant: a caller is woken at most once.
 
@@ -6,61 +6,64 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dataflow_core::Root;
+use domain::PipelineName;
 use tokio::sync::oneshot;
 use topic_log::Record;
 
-use crate::metrics::Metrics;
-
 /// The table. Clones share it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Pending {
-    callers: Arc<Mutex<HashMap<Root, oneshot::Sender<Record>>>>,
-    limit: usize,
-    metrics: Metrics,
+    callers: Arc<Mutex<HashMap<Root, Caller>>>,
 }
 
-/// A place in the table.
-pub(crate) struct Booked {
+#[derive(Debug)]
+struct Caller {
+    pipeline: PipelineName,
+    answer: oneshot::Sender<Record>,
+}
+
+/// A caller in the table.
+pub(crate) struct Waiting {
     pending: Pending,
     root: Root,
+    /// Closed when the pipeline is unloaded.
     pub(crate) answer: oneshot::Receiver<Record>,
 }
 
 impl Pending {
-    pub(crate) fn new(limit: usize, metrics: Metrics) -> Self {
-        Self { callers: Arc::default(), limit, metrics }
-    }
-
-    /// A place for the request, if there is one; else how many wait.
-    pub(crate) fn book(&self, root: Root) -> Result<Booked, usize> {
-        let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
-        if callers.len() >= self.limit {
-            return Err(callers.len());
-        }
+    /// Waits for the answer to a request of the pipeline.
+    pub(crate) fn wait(&self, root: Root, pipeline: PipelineName) -> Waiting {
         let (sender, answer) = oneshot::channel();
-        callers.insert(root, sender);
-        self.metrics.waits();
-        Ok(Booked { pending: self.clone(), root, answer })
+        self.callers().insert(root, Caller { pipeline, answer: sender });
+        Waiting { pending: self.clone(), root, answer }
     }
 
     /// Somebody here waits for it.
     pub(crate) fn waits(&self, root: Root) -> bool {
-        self.callers.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&root)
+        self.callers().contains_key(&root)
     }
 
     /// Wakes the caller, if it still waits.
     pub(crate) fn wake(&self, root: Root, record: Record) {
-        let caller = self.callers.lock().unwrap_or_else(PoisonError::into_inner).remove(&root);
+        let caller = self.callers().remove(&root);
         if let Some(caller) = caller {
             // It may have left at this moment.
-            let _left = caller.send(record);
+            let _left = caller.answer.send(record);
         }
+    }
+
+    /// Wakes everybody who waits for that pipeline: nothing answers any more.
+    pub(crate) fn unloaded(&self, pipeline: &PipelineName) {
+        self.callers().retain(|_, caller| caller.pipeline != *pipeline);
+    }
+
+    fn callers(&self) -> std::sync::MutexGuard<'_, HashMap<Root, Caller>> {
+        self.callers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Booked {
+impl Drop for Waiting {
     fn drop(&mut self) {
-        self.pending.callers.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.root);
-        self.pending.metrics.left();
+        self.pending.callers().remove(&self.root);
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::middleware::from_fn_with_state;
 use axum::serve::ListenerExt;
 use domain::{PipelineName, Role, Topics, WorkerName};
 use hyper_util::client::legacy::Client;
@@ -48,6 +49,8 @@ pub struct Config {
     pub topics: Topics,
     /// Most requests that wait for their answers.
     pub pending_max: usize,
+    /// Most bytes of their bodies that are kept together, not less than the largest request.
+    pub pending_bytes_max: usize,
     /// Largest request, in bytes.
     pub max_message_bytes: usize,
     /// How errors are told.
@@ -72,10 +75,10 @@ pub enum Error {
 /// A task of it failed.
 pub async fn run(config: Config, listeners: Vec<TcpListener>, log: Arc<dyn Log>, stop: Stop) -> Result<(), Error> {
     let tasks = Tasks::new(stop.clone());
-    let (pipelines, pending) = (Pipelines::default(), Pending::new(config.pending_max, config.metrics.clone()));
+    let (pipelines, pending) = (Pipelines::default(), Pending::default());
     let http = Client::builder(TokioExecutor::new()).build_http();
     let gateway = Arc::new(Gateway::new(Arc::clone(&log), &config, pipelines.clone(), pending.clone(), http));
-    let egress = Egress::new(log, config.topics.clone(), pending);
+    let egress = Egress::new(log, config.topics.clone(), pending.clone());
     let (changes, receiver) = mpsc::channel(CHANGES);
     tasks.spawn("pipeline-gateway-egress", OnError::StopProcess, egress.run(receiver, stop.clone()));
     let link = LinkConfig {
@@ -87,11 +90,12 @@ pub async fn run(config: Config, listeners: Vec<TcpListener>, log: Arc<dyn Log>,
     };
     let (link, connected) = Link::new(link, stop.clone());
     tasks.spawn("pipeline-gateway-link", OnError::StopProcess, link.run());
-    let process = Process { pipelines, changes, connected, partitions: 1, read: BTreeSet::new() };
+    let process = Process { pipelines, pending, changes, connected, partitions: 1, read: BTreeSet::new() };
     tasks.spawn("pipeline-gateway", OnError::StopProcess, process.follow(stop.clone()));
     for listener in listeners {
         let grpc = Router::new()
-            .route_service("/inference.GRPCInferenceService/{method}", grpc::service(Arc::clone(&gateway)));
+            .route_service("/inference.GRPCInferenceService/{method}", grpc::service(Arc::clone(&gateway)))
+            .layer(from_fn_with_state(Arc::clone(&gateway), grpc::admit));
         let router = rest::router(Arc::clone(&gateway)).merge(grpc);
         let stop = stop.clone();
         tasks.spawn("pipeline-gateway-server", OnError::StopProcess, async move {
@@ -108,6 +112,7 @@ pub async fn run(config: Config, listeners: Vec<TcpListener>, log: Arc<dyn Log>,
 
 struct Process {
     pipelines: Pipelines,
+    pending: Pending,
     changes: mpsc::Sender<Change>,
     connected: Connected,
     partitions: u32,
@@ -152,6 +157,7 @@ impl Process {
                 stop.iter().for_each(|name| drop(self.read.take(name)));
                 // Outputs are read: requests may come.
                 self.pipelines.apply(&desired);
+                stop.iter().for_each(|name| self.pending.unloaded(name));
                 self.connected.say(stream, Said::Applied(desired.revision, Vec::new()));
             }
             Ok(Err(error)) => {

@@ -9,15 +9,17 @@ use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use axum::routing::{any, get};
 use bytes::Bytes;
+use domain::PipelineName;
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use messages::inference::ModelInferResponse;
 use oip::{Contents, InferRequest, InferResponse, TextStyle};
 use prost::Message;
 
-use crate::failure::Failure;
-use crate::gateway::{Entry, Gateway, Readiness, Reply, target, timeout, travelling};
+use crate::admission::{AdmittedBody, Place};
+use crate::failure::{Failure, Refusal};
+use crate::gateway::{Entry, Gateway, Readiness, Reply, shown, target, timeout, travelling};
 
 /// Where the JSON of a body with binary tensors ends.
 const JSON_LENGTH: &str = "inference-header-content-length";
@@ -43,50 +45,64 @@ async fn infer_header(State(gateway): State<Arc<Gateway>>, request: Request) -> 
 async fn infer(gateway: &Gateway, path: Option<&str>, request: Request) -> Response {
     let began = Instant::now();
     let (head, body) = request.into_parts();
+    let id = gateway.request_id(&head.headers);
     let pipeline = target(&head.headers, path);
     let label = pipeline.as_ref().map(ToString::to_string).unwrap_or_default();
     let answered = async {
-        let pipeline = pipeline?;
-        let (headers, request_id) = travelling(&head.headers, gateway)?;
-        let timeout = timeout(&head.headers)?;
-        let json_length = json_length(&head.headers)?;
-        let body = collect(body, gateway.max_message_bytes).await?;
-        let parsed = InferRequest::from_json(&body, json_length)?;
-        let message = InferRequest { model_name: String::new(), model_version: String::new(), ..parsed.clone() };
-        let message = message.into_proto(Contents::Raw).encode_to_vec().into();
-        let entry = Entry { pipeline: pipeline.clone(), headers, request_id, timeout, message };
-        let reply = gateway.infer(entry).await?;
-        answer(reply, &parsed).map_err(|reason| Failure::Answer { pipeline, reason })
+        let read = read(gateway, &head.headers, pipeline, &id, body).await;
+        let (entry, asked, place) = read.map_err(|failure| Refusal::early(failure, &id))?;
+        let pipeline = entry.pipeline.clone();
+        answer(&pipeline, gateway.infer(entry, &place).await?, &asked)
     };
-    let answered = answered.await;
-    let status = answered.as_ref().map_or_else(Failure::status, |_| 200);
+    let answered: Result<Response, Refusal> = answered.await;
+    let status = answered.as_ref().map_or_else(|refusal| refusal.failure.status(), |_| 200);
     gateway.metrics.count(&label, "rest", &status.to_string(), began.elapsed());
-    match answered {
-        Ok(response) => response,
-        Err(failure) => failure.to_response(gateway.errors),
-    }
+    answered.unwrap_or_else(|refusal| refusal.into_response(gateway.errors))
+}
+
+/// Reads a request; gives it without its tensors, too, which says how the answer is to be written.
+async fn read(
+    gateway: &Gateway,
+    headers: &HeaderMap,
+    pipeline: Result<PipelineName, Failure>,
+    id: &str,
+    body: Body,
+) -> Result<(Entry, InferRequest, Arc<Place>), Failure> {
+    let pipeline = pipeline?;
+    let kept = travelling(headers, id)?;
+    let timeout = timeout(headers)?;
+    let json_length = json_length(headers)?;
+    // A place first: who has none need not send a body.
+    let place = gateway.admission.enter()?;
+    let body = collect(place.body(body, timeout), gateway.max_message_bytes).await?;
+    let parsed = InferRequest::from_json(&body, json_length)?;
+    let (parameters, outputs) = (parsed.parameters.clone(), parsed.outputs.clone());
+    let asked = InferRequest { parameters, outputs, ..InferRequest::default() };
+    let message = InferRequest { model_name: String::new(), model_version: String::new(), ..parsed };
+    let message = message.into_proto(Contents::Raw).encode_to_vec().into();
+    let entry = Entry { pipeline, headers: kept, request_id: id.to_owned(), timeout, message };
+    Ok((entry, asked, place))
 }
 
 /// The answer as JSON, with binary tensors for who asked for them.
-fn answer(reply: Reply, request: &InferRequest) -> Result<Response, String> {
-    let message = ModelInferResponse::decode(reply.message).map_err(|error| error.to_string())?;
-    let message = InferResponse::from_proto(message).map_err(|error| error.to_string())?;
-    let body = message.to_json(TextStyle::Base64, |name| request.wants_binary(name));
+fn answer(pipeline: &PipelineName, reply: Reply, asked: &InferRequest) -> Result<Response, Refusal> {
+    let message = ModelInferResponse::decode(reply.message).map_err(|error| error.to_string());
+    let message = message.and_then(|message| InferResponse::from_proto(message).map_err(|error| error.to_string()));
+    let message = match message {
+        Ok(message) => message,
+        Err(reason) => {
+            let failure = Failure::Answer { pipeline: pipeline.clone(), reason };
+            return Err(Refusal { failure, headers: reply.headers });
+        }
+    };
+    let body = message.to_json(TextStyle::Base64, |name| asked.wants_binary(name));
     let mut response = Response::new(Body::from(body.body));
     let headers = response.headers_mut();
+    headers.extend(shown(reply.headers));
     let content_type = if body.json_length.is_some() { "application/octet-stream" } else { "application/json" };
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     if let Some(length) = body.json_length {
         headers.insert(JSON_LENGTH, HeaderValue::from(length));
-    }
-    // The key first, then the caller's own id, as the compatible system has it.
-    if let Ok(key) = HeaderValue::from_str(&reply.key) {
-        headers.append(domain::header::REQUEST_ID, key);
-    }
-    for (name, value) in reply.headers {
-        if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_bytes(&value)) {
-            headers.append(name, value);
-        }
     }
     Ok(response)
 }
@@ -102,11 +118,14 @@ fn json_length(headers: &HeaderMap) -> Result<Option<usize>, Failure> {
     Ok(Some(length))
 }
 
-async fn collect(body: Body, limit: usize) -> Result<Bytes, Failure> {
+async fn collect(body: AdmittedBody, limit: usize) -> Result<Bytes, Failure> {
     match Limited::new(body, limit).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(Failure::TooLarge(limit)),
-        Err(error) => Err(Failure::Body(error.to_string())),
+        Err(error) => Err(match error.downcast::<Failure>() {
+            Ok(failure) => *failure,
+            Err(error) => Failure::Body(error.to_string()),
+        }),
     }
 }
 
@@ -119,7 +138,7 @@ async fn ready_header(State(gateway): State<Arc<Gateway>>, headers: HeaderMap) -
     ready(&gateway, target(&headers, None)).await
 }
 
-async fn ready(gateway: &Gateway, pipeline: Result<domain::PipelineName, Failure>) -> Response {
+async fn ready(gateway: &Gateway, pipeline: Result<PipelineName, Failure>) -> Response {
     let readiness = match pipeline {
         Ok(pipeline) => gateway.readiness(&pipeline).await,
         Err(failure) => Err(failure),

@@ -35,6 +35,8 @@ pub enum TopicOf {
     Pipeline(PipelineName, End),
     /// The errors of all models and pipelines.
     Errors,
+    /// Requests whose callers have left.
+    Left,
 }
 
 impl Topics {
@@ -67,6 +69,7 @@ impl Topics {
             ["model", name, word] => TopicOf::Model(ModelName::parse(name).ok()?, end(word)?),
             ["pipeline", name, word] => TopicOf::Pipeline(PipelineName::parse(name).ok()?, end(word)?),
             ["errors", "errors"] => TopicOf::Errors,
+            ["requests", "left"] => TopicOf::Left,
             _ => return None,
         };
         Some(of)
@@ -97,6 +100,7 @@ impl fmt::Display for TopicOf {
             TopicOf::Model(name, end) => write!(f, "model.{name}.{}", end.as_str()),
             TopicOf::Pipeline(name, end) => write!(f, "pipeline.{name}.{}", end.as_str()),
             TopicOf::Errors => f.write_str("errors.errors"),
+            TopicOf::Left => f.write_str("requests.left"),
         }
     }
 }
@@ -114,6 +118,7 @@ mod tests {
             (TopicOf::Model(model, End::Inputs), "a.b.ns.model.m.inputs"),
             (TopicOf::Pipeline(pipeline, End::Outputs), "a.b.ns.pipeline.p.outputs"),
             (TopicOf::Errors, "a.b.ns.errors.errors"),
+            (TopicOf::Left, "a.b.ns.requests.left"),
         ];
         for (of, name) in cases {
             assert_eq!(topics.name(&of), name);

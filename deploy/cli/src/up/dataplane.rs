@@ -34,6 +34,9 @@ pub(super) struct Flags {
     /// Most requests for pipelines that wait for their answers at a time; a waiting one costs about a kilobyte
     #[arg(long, value_name = "COUNT", env = "SWITCHYARD_PENDING_MAX", default_value_t = 10_000)]
     pending_max: usize,
+    /// Most bytes of their bodies that are kept until the log has them; at least the largest request, 64 MiB
+    #[arg(long, value_name = "BYTES", env = "SWITCHYARD_PENDING_BYTES_MAX", default_value_t = 256 << 20, value_parser = clap::value_parser!(u64).range(MAX_MESSAGE_BYTES as u64..=1 << 40))]
+    pending_bytes_max: u64,
     /// Longest call of a model by a pipeline, in milliseconds
     #[arg(long, value_name = "MS", env = "MODELGATEWAY_WORKER_TIMEOUT_MS", default_value_t = 120_000, value_parser = clap::value_parser!(u64).range(1..=86_400_000))]
     model_timeout_ms: u64,
@@ -130,6 +133,7 @@ pub(super) async fn start(
             envoy: place.envoy.to_string(),
             topics: topics.clone(),
             pending_max: flags.pending_max,
+            pending_bytes_max: usize::try_from(flags.pending_bytes_max).unwrap_or(usize::MAX),
             max_message_bytes: MAX_MESSAGE_BYTES,
             errors: if flags.compatible_errors { ErrorStyle::Compatible } else { ErrorStyle::Structured },
             metrics: metrics.0.clone(),

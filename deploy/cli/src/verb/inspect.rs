@@ -244,7 +244,7 @@ fn decoded(of: &TopicOf, value: &Bytes) -> Option<Value> {
             let message = ModelInferResponse::decode(value.clone()).ok()?;
             InferResponse::from_proto(message).ok()?.to_json(TextStyle::Text, |_| false)
         }
-        TopicOf::Errors => return None,
+        TopicOf::Errors | TopicOf::Left => return None,
     };
     serde_json::from_slice(&body.body).ok()
 }

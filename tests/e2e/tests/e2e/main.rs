@@ -10,6 +10,7 @@ mod experiments;
 mod first_light;
 mod kill;
 mod partial;
+mod pipeline_callers;
 mod pipeline_kills;
 mod pipeline_life;
 mod pipeline_records;

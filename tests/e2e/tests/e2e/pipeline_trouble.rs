@@ -11,20 +11,20 @@ use messages::inference as pb;
 use serde_json::json;
 use tonic::Code;
 
-const WITHIN: Duration = Duration::from_secs(10);
+pub(crate) const WITHIN: Duration = Duration::from_secs(10);
 
-fn one_step(name: &str, model: &str) -> String {
+pub(crate) fn one_step(name: &str, model: &str) -> String {
     pipeline(name, &json!({"steps": [{"name": model}], "output": {"steps": [model]}}))
 }
 
-async fn ask(rest: &Rest, pipeline: &str, value: f64, timeout_ms: u64) -> Result<Answer> {
+pub(crate) async fn ask(rest: &Rest, pipeline: &str, value: f64, timeout_ms: u64) -> Result<Answer> {
     let body = json!({"inputs": [{"name": "INPUT", "datatype": "FP32", "shape": [1], "data": [value]}]}).to_string();
     let timeout = timeout_ms.to_string();
     let headers = [("switchyard-timeout-ms", timeout.as_str())];
     rest.post(&format!("/v2/pipelines/{pipeline}/infer"), &headers, body).await
 }
 
-fn number(answer: &Answer) -> Result<f64> {
+pub(crate) fn number(answer: &Answer) -> Result<f64> {
     ensure!(answer.status == StatusCode::OK, "{} {}", answer.status, answer.body);
     answer.json()?["outputs"][0]["data"][0].as_f64().context("a number")
 }
@@ -36,7 +36,7 @@ async fn pending(up: &Up) -> Result<usize> {
     Ok(line.context("a gauge")?.parse()?)
 }
 
-async fn becomes(up: &Up, count: usize) -> Result<()> {
+pub(crate) async fn becomes(up: &Up, count: usize) -> Result<()> {
     until(WITHIN, &format!("{count} wait"), async || {
         let found = pending(up).await?;
         ensure!(found == count, "{found}");
@@ -46,7 +46,7 @@ async fn becomes(up: &Up, count: usize) -> Result<()> {
 }
 
 /// `slow` and `quick` on one replica each, with a pipeline each; gives the replica of `slow`.
-async fn two_replicas(flags: &[&str]) -> Result<(Up, u32)> {
+pub(crate) async fn two_replicas(flags: &[&str]) -> Result<(Up, u32)> {
     let mut up = Up::new(&[&["--replicas", "2"], flags].concat())?;
     up.start().await?;
     let samples = onnx::samples(up.folder())?;
