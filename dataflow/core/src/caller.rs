@@ -10,7 +10,7 @@ use domain::{End, ModelName, Time, TopicOf, Topics};
 use crate::engine::{Counters, Emission, EmissionId, Incoming};
 use crate::envelope::{Envelope, Headers, name, text, union};
 use crate::failure::Failure;
-use crate::left::Left;
+use crate::left::Request;
 use crate::owner::{Owner, Stamp};
 use crate::slot::Slot;
 
@@ -33,8 +33,8 @@ pub struct Call {
     pub headers: Headers,
     /// When nobody waits any more.
     pub deadline: Option<Time>,
-    /// Whose it is, if it says so: not called when that caller has left.
-    pub of: Option<Left>,
+    /// Whose it is, if it says so, and after how many returns of a cycle: not called when that is not needed any more.
+    pub of: Option<(Request, u32)>,
     /// Rows to be called together, and for how many milliseconds the first one waits.
     pub batch: Option<(u32, Option<u32>)>,
 }
@@ -140,7 +140,10 @@ impl Caller {
             infer_type: text(&record.headers, name::INFER_TYPE).map(str::to_owned),
             headers: record.headers.iter().filter(for_model).cloned().collect(),
             deadline: envelope.deadline,
-            of: envelope.pipeline.clone().map(|pipeline| Left { root: envelope.root, pipeline }),
+            of: envelope
+                .pipeline
+                .clone()
+                .map(|pipeline| (Request { root: envelope.root, pipeline }, envelope.branch.count)),
             batch: text(&record.headers, name::BATCH).and_then(batch),
         };
         let (key, headers, model) = (record.key, record.headers, model.clone());

@@ -40,6 +40,8 @@ pub mod name {
     pub const ERROR_STATUS: &str = "switchyard-error-status";
     /// On errors: the step that failed.
     pub const ERROR_STEP: &str = "switchyard-error-step";
+    /// On words about callers that have left: the first return of a cycle that is not needed, decimal.
+    pub const FROM: &str = "switchyard-from";
     /// On records that were joined from several pipelines: slots of all sources.
     pub const SOURCES: &str = "switchyard-sources";
 

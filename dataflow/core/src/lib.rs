@@ -25,7 +25,7 @@ pub use caller::{Call, CallId, Caller, Outcome};
 pub use engine::{Counters, Emission, EmissionId, Engine, Incoming};
 pub use envelope::{Envelope, Headers, name};
 pub use failure::Failure;
-pub use left::Left;
+pub use left::{Left, Request};
 pub use owner::{Checkpoint, Owner, Place, REPEAT_WINDOW_MS, Stamp};
 pub use parts::{Format, Malformed, Parts, Tensor};
 pub use plan::{Change, Plan, Version};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use domain::{PipelineName, Time, TopicOf};
 
-use crate::topology::Topology;
+use crate::topology::{Side, Topology};
 
 /// A version of a pipeline, as the scheduler wants it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +33,12 @@ pub(crate) struct Reading {
     pub(crate) topology: Arc<Topology>,
     pub(crate) operator: usize,
     pub(crate) side: usize,
+}
+
+impl Reading {
+    pub(crate) fn side(&self) -> &Side {
+        &self.topology.operators[self.operator].sides[self.side]
+    }
 }
 
 /// Topics that are new to a plan, and those that it needs no longer.

@@ -19,32 +19,39 @@ pub struct Slot(pub u128);
 pub struct Branch {
     /// Back edges of cycles on its way.
     pub count: u32,
-    /// Sides of `any` joins on its way, the oldest first.
+    /// Sides of `any` joins on its way, the oldest first; of a long way a hash and the rest.
     pub sides: Vec<u16>,
 }
 
-/// Most sides in the header of a branch: more than any request takes.
-const SIDES_MAX: usize = 10_000;
+/// Most sides of a branch; the next one makes a hash of them, or every return of a cycle would make its records longer.
+const SIDES_MAX: usize = 64;
 
 impl Branch {
     /// The same after a side of an `any` join.
     #[must_use]
     pub fn by(mut self, side: u16) -> Self {
+        if self.sides.len() >= SIDES_MAX {
+            let hash = self.sides.iter().fold(Hash::of("sides"), |hash, side| hash.with(&side.to_le_bytes()));
+            let hash = hash.end().to_le_bytes();
+            self.sides = hash.chunks(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
+        }
         self.sides.push(side);
         self
     }
 
     /// The same in a pipeline that another one feeds: it has come back to nothing there.
     #[must_use]
-    pub fn entering(mut self) -> Self {
-        if self.count > 0 {
-            self.sides.push(u16::try_from(self.count).unwrap_or(u16::MAX));
-        }
-        Self { count: 0, sides: self.sides }
+    pub fn entering(self) -> Self {
+        let by = match u16::try_from(self.count).unwrap_or(u16::MAX) {
+            0 => self,
+            count => self.by(count),
+        };
+        Self { count: 0, ..by }
     }
 
     /// The way out of its `Display`.
-    pub(crate) fn parse(text: &str) -> Option<Self> {
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split('.');
         let count = parts.next()?.parse().ok()?;
         let sides = parts.map(|side| side.parse().ok()).collect::<Option<Vec<u16>>>()?;
@@ -146,4 +153,26 @@ impl Slot {
 pub(crate) fn home(topic: &str, partition: u32) -> u64 {
     // The upper half is as good as any.
     u64::try_from(Hash::of("home").with(topic.as_bytes()).with(&partition.to_le_bytes()).end() >> 64).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::{Branch, SIDES_MAX};
+
+    #[test]
+    fn branches_of_long_ways_differ_and_stay_short() {
+        let mut seen = BTreeSet::new();
+        let mut branch = Branch::default();
+        for step in 0..10 * SIDES_MAX {
+            for side in 0..2 {
+                let next = branch.clone().by(side);
+                assert!(next.sides.len() <= SIDES_MAX, "after {step}");
+                assert_eq!(Branch::parse(&next.to_string()), Some(next.clone()), "it is read as it was written");
+                assert!(seen.insert(next), "two ways have one branch after {step}");
+            }
+            branch = branch.by(u16::from(step % 3 == 0));
+        }
+    }
 }

@@ -41,6 +41,8 @@ pub(crate) enum Error {
     NameOrFile { kind: Kind },
     #[error("{text:?} names no topics: {problem}")]
     Expression { text: String, problem: String },
+    #[error("the latest record has no tensor {tensor}, but {held}")]
+    NoTensor { tensor: String, held: String },
     #[error("the log ends: {0}")]
     Tap(String),
     #[error("a request would not come through, see above")]

@@ -62,6 +62,7 @@ impl Duty for Models {
         let ends = needed.iter().flat_map(|name| [inputs(name), outputs(name)]).chain([TopicOf::Errors, TopicOf::Left]);
         let topics = ends.map(|of| NewTopic { name: self.topics.name(&of).into(), partitions: self.partitions });
         self.log.create(topics.collect()).await?;
+        self.calling.leavers.look();
         let mut change = Change::default();
         for name in needed {
             if self.known.insert(name.clone()) {

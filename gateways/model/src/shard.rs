@@ -21,7 +21,7 @@ const CALLS_MAX: usize = 64;
 pub(crate) struct Calling {
     client: Client,
     batcher: Batcher,
-    leavers: Leavers,
+    pub(crate) leavers: Leavers,
     /// Longest time of a call.
     limit: Duration,
 }
@@ -40,9 +40,9 @@ impl Calling {
         async move {
             let answered = batcher.call(&client, call, limit);
             let outcome = match of {
-                Some(of) if leavers.has_left(&of) => None,
+                Some((request, returns)) if leavers.has_left(&request, returns) => None,
                 // Others may be in a call that is shared.
-                Some(of) if !is_shared => leavers.unless_left(&of, answered).await,
+                Some((request, returns)) if !is_shared => leavers.unless_left(&request, returns, answered).await,
                 _ => Some(answered.await),
             };
             (id, model, outcome)
@@ -51,7 +51,7 @@ impl Calling {
     }
 }
 
-/// No outcome: the caller has left.
+/// No outcome: nobody waits for it.
 type Running = BoxFuture<'static, (CallId, ModelName, Option<Outcome>)>;
 
 /// Calls of one model.

@@ -107,11 +107,11 @@ impl Failure {
             Self::Unknown(_) => (Code::NotFound, 404),
             Self::NoOutput(_) => (Code::FailedPrecondition, 422),
             Self::TooLarge(_) => (Code::ResourceExhausted, 413),
-            Self::SlowBody(_) => (Code::DeadlineExceeded, 408),
             Self::Log(topic_log::Error::TooLarge { .. }) => (Code::ResourceExhausted, 413),
             Self::Full(_) | Self::Bytes(_) => (Code::ResourceExhausted, 429),
             Self::Starting | Self::NotReady(_) | Self::Log(_) | Self::Unloaded => (Code::Unavailable, 503),
-            Self::Deadline(_) => (Code::DeadlineExceeded, 504),
+            // One status for the time that is over, wherever it went.
+            Self::SlowBody(_) | Self::Deadline(_) => (Code::DeadlineExceeded, 504),
             Self::Ended(ended) => (Code::from_i32(ended.code), ended.status),
             Self::Answer { .. } | Self::Steps(_) => (Code::Internal, 500),
         }

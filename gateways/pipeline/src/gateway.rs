@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use dataflow_core::{Branch, Envelope, Failure as Ended, Headers, Left, Root, Slot, name};
+use dataflow_core::{Branch, Envelope, Failure as Ended, Headers, Left, Request, Root, Slot, name};
 use domain::{End, PipelineName, REQUEST_LONGEST_MS, Time, TopicOf, Topics};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body_util::Full;
@@ -68,7 +68,7 @@ pub(crate) struct Reply {
     pub(crate) headers: Headers,
 }
 
-/// Tells the workers that a caller has left, unless it is told that it has not.
+/// Tells the workers what is not needed any more when a request ends here.
 struct Leaving<'a> {
     gateway: &'a Gateway,
     left: Option<(Left, u32)>,
@@ -78,9 +78,9 @@ impl Drop for Leaving<'_> {
     fn drop(&mut self) {
         let Some((left, partition)) = self.left.take() else { return };
         let topic = self.gateway.topics.name(&TopicOf::Left);
-        let (key, headers) = (left.root.to_string().into(), left.write());
+        let (key, headers) = (left.request.root.to_string().into(), left.write());
         let headers = headers.into_iter().map(|(name, value)| Header { name, value }).collect();
-        // Appended by the call. If that fails, what the caller has left is done for nobody.
+        // Appended by the call. If that fails, it is done for nobody.
         drop(self.gateway.log.append(&topic, partition, Append { key, value: Bytes::new(), headers }));
     }
 }
@@ -130,7 +130,7 @@ impl Gateway {
         // Before it is looked up: if the pipeline goes at this moment, this caller hears of it.
         let mut waiting = self.pending.wait(root, entry.pipeline.clone());
         let entrance = self.entrance(&entry.pipeline, root).map_err(|failure| Refusal::early(failure, &id))?;
-        let Entrance { version, partition } = entrance;
+        let Entrance { version, partition, has_cycles } = entrance;
         // The key first, then the caller's own id, as the compatible system has it.
         let key = format!("{partition}.{}.{id}", entry.pipeline);
         let known = [(name::REQUEST_ID, key.clone()), (name::REQUEST_ID, id), (name::VERSION, version.to_string())];
@@ -154,7 +154,8 @@ impl Gateway {
             headers: headers.into_iter().map(|(name, value)| Header { name, value }).collect(),
         };
         let entered = self.log.append(&topic, partition, record);
-        let mut leaving = Leaving { gateway: self, left: Some((Left { root, pipeline: entry.pipeline }, partition)) };
+        let request = Request { root, pipeline: entry.pipeline };
+        let mut leaving = Leaving { gateway: self, left: Some((Left { request, from: 0 }, partition)) };
         // Both limits at once: the log may take its time, too.
         let answered = async {
             let entered = entered.await.map_err(Failure::Log);
@@ -163,9 +164,16 @@ impl Gateway {
             (&mut waiting.answer).await.map_err(|_| Failure::Unloaded)
         };
         let answered = tokio::time::timeout(left, answered).await.unwrap_or(Err(Failure::Deadline(milliseconds)));
-        if !matches!(answered, Err(Failure::Unloaded)) {
-            // There is an answer, or everybody knows the deadline.
-            leaving.left = None;
+        match &answered {
+            // What it did until then stays: a step beside the answer may still have to run.
+            Ok(answer) if has_cycles => {
+                let branch = answer.header(name::BRANCH).and_then(|branch| std::str::from_utf8(branch).ok());
+                let returns = branch.and_then(Branch::parse).unwrap_or_default().count;
+                leaving.left.iter_mut().for_each(|(left, _)| left.from = returns.saturating_add(1));
+            }
+            Err(Failure::Unloaded) => {}
+            // There is nothing left to do, or everybody knows the deadline.
+            Ok(_) | Err(_) => leaving.left = None,
         }
         let record = answered.map_err(refuse)?;
         let headers: Headers = record.headers.into_iter().map(|header| (header.name, header.value)).collect();
@@ -187,13 +195,15 @@ impl Gateway {
             return Err(Failure::NoOutput(pipeline.clone()));
         }
         let at = usize::try_from(root.0 % known.entries.len().max(1) as u128).unwrap_or(0);
-        Ok(Entrance { version, partition: known.entries.get(at).copied().unwrap_or(0) })
+        let partition = known.entries.get(at).copied().unwrap_or(0);
+        Ok(Entrance { version, partition, has_cycles: known.has_cycles })
     }
 }
 
 struct Entrance {
     version: u32,
     partition: u32,
+    has_cycles: bool,
 }
 
 /// The pipeline that a request is for: Envoy's word, else the client's, else the path's.

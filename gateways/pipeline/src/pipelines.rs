@@ -15,6 +15,8 @@ pub(crate) struct Known {
     pub(crate) active: Option<u32>,
     /// That version answers.
     pub(crate) has_output: bool,
+    /// It may go on when it has answered.
+    pub(crate) has_cycles: bool,
     /// Partitions that requests enter by.
     pub(crate) entries: Vec<u32>,
     /// Models of the latest version.
@@ -60,6 +62,7 @@ fn known_of(wish: &PipelineWish) -> Option<Known> {
     Some(Known {
         active: active.map(|version| version.number),
         has_output: active.is_some_and(|version| version.definition.output.is_some()),
+        has_cycles: active.is_some_and(|version| version.definition.allow_cycles),
         entries: wish.entries.clone(),
         steps: latest.definition.steps.iter().map(|step| step.model.clone()).collect(),
     })

@@ -224,7 +224,10 @@ impl Engine {
             taken.envelope.pipeline = Some(pipeline.clone());
         }
         let Some(pipeline) = taken.envelope.pipeline.clone() else { return self.ignore(taken.stamp) };
-        let readings: Vec<Reading> = plan.readers(of, &pipeline).to_vec();
+        let mut readings: Vec<Reading> = plan.readers(of, &pipeline).to_vec();
+        if readings.iter().any(|reading| reading.side().is_back) {
+            readings.sort_by_cached_key(|reading| precedence(reading, &taken.value));
+        }
         let stamp = taken.stamp;
         let (mut parts, mut is_read) = (None, false);
         for reading in readings {
@@ -237,7 +240,7 @@ impl Engine {
                 continue;
             }
             is_read = true;
-            let format = reading.topology.operators[reading.operator].sides[reading.side].format();
+            let format = reading.side().format();
             let parsed = parts.get_or_insert_with(|| Parts::parse(&taken.value, format));
             match parsed {
                 Ok(parts) => {
@@ -449,6 +452,17 @@ impl Engine {
             self.settle(&flow_key, stamp, now);
             self.owner.release(stamp);
         }
+    }
+}
+
+/// An answer goes before the error of a cycle that may not go on, and that before what is missing for an answer.
+fn precedence(reading: &Reading, value: &Bytes) -> u8 {
+    let side = reading.side();
+    let parts = Parts::parse(value, side.format()).map(|parts| parts.select(side.tensors.as_deref(), &side.renamed));
+    match parts {
+        _ if side.is_back => 1,
+        Ok(parts) if parts.is_empty() => 2,
+        Ok(_) | Err(_) => 0,
     }
 }
 

@@ -7,6 +7,7 @@ use clap::Args;
 use domain::{End, ModelName, PipelineName, TopicOf, Topics};
 use messages::inference::{ModelInferRequest, ModelInferResponse};
 use messages::log as wire;
+use messages::scheduler as control;
 use oip::{InferRequest, InferResponse, TextStyle};
 use prost::Message;
 use serde_json::{Value, json};
@@ -109,8 +110,12 @@ pub(crate) async fn show(
                 last.pop_front();
             }
         }
-        let messages = last.iter().filter_map(|record| message(of, record, asked, query.truncate));
-        shown.push((name, messages.collect::<Vec<_>>()));
+        let messages: Vec<Shown> =
+            last.iter().filter_map(|record| message(of, record, asked, query.truncate)).collect();
+        if let (Some(tensor), Some(record), true) = (&asked.tensor, last.back(), messages.is_empty()) {
+            return Err(verb::Error::NoTensor { tensor: tensor.clone(), held: tensors(of, record).join(", ") }.into());
+        }
+        shown.push((name, messages));
     }
     let text = match query.format {
         Shape::Json => {
@@ -177,29 +182,52 @@ pub(crate) async fn asked(
     let own = |end| TopicOf::Pipeline(pipeline.clone(), end);
     let (topics, tensor): (Vec<TopicOf>, Option<&str>) = match parts[1..] {
         [] => {
-            let mut client = scheduler().await?;
-            let statuses = client.pipeline_statuses(Some(pipeline.as_str()), false).await?;
-            let versions = statuses.iter().flat_map(|status| &status.versions);
-            let steps = versions.filter_map(|version| version.pipeline.as_ref()).flat_map(|pipeline| &pipeline.steps);
-            let steps: Vec<ModelName> = steps.filter_map(|step| ModelName::parse(&step.name).ok()).collect();
+            let steps = steps(&scheduler().await?.pipeline_statuses(Some(pipeline.as_str()), false).await?);
             let of_steps = steps.into_iter().flat_map(|step| both.map(|end| TopicOf::Model(step.clone(), end)));
             let first = [own(End::Inputs)].into_iter();
             (first.chain(of_steps).chain([own(End::Outputs), TopicOf::Errors]).collect(), None)
         }
         [word] if end(word).is_some() => (end(word).map(own).into_iter().collect(), None),
         [step] => {
-            let step = ModelName::parse(step).map_err(|error| bad(&error.to_string()))?;
+            let step = step_of(&pipeline, step, scheduler).await.map_err(|problem| bad(&problem))?;
             (both.map(|end| TopicOf::Model(step.clone(), end)).into(), None)
         }
         [word, tensor] if end(word).is_some() => (end(word).map(own).into_iter().collect(), Some(tensor)),
         [step, word] | [step, word, _] => {
-            let step = ModelName::parse(step).map_err(|error| bad(&error.to_string()))?;
             let end = end(word).ok_or_else(|| bad("after a step `inputs` or `outputs` must stand"))?;
+            let step = step_of(&pipeline, step, scheduler).await.map_err(|problem| bad(&problem))?;
             (vec![TopicOf::Model(step, end)], parts.get(3).copied())
         }
         _ => return Err(bad("it has too many parts").into()),
     };
     Ok(Asked { pipeline, topics, tensor: tensor.map(str::to_owned) })
+}
+
+/// All models of pipelines.
+fn steps(statuses: &[control::PipelineStatusResponse]) -> Vec<ModelName> {
+    let versions = statuses.iter().flat_map(|status| &status.versions);
+    let steps = versions.filter_map(|version| version.pipeline.as_ref()).flat_map(|pipeline| &pipeline.steps);
+    steps.filter_map(|step| ModelName::parse(&step.name).ok()).collect()
+}
+
+/// A step by its name, or what is wrong with that. Of a pipeline that is gone, or while there is nobody to ask, any step's
+/// records may be looked at.
+async fn step_of(
+    pipeline: &PipelineName,
+    name: &str,
+    scheduler: impl AsyncFnOnce() -> Result<Scheduler, Error>,
+) -> Result<ModelName, String> {
+    let step = ModelName::parse(name).map_err(|error| error.to_string())?;
+    let status = match scheduler().await {
+        Ok(mut scheduler) => scheduler.pipeline_status(pipeline.as_str()).await.ok().flatten(),
+        Err(_) => None,
+    };
+    let known = steps(status.as_slice());
+    if known.is_empty() || known.contains(&step) {
+        return Ok(step);
+    }
+    let known: Vec<&str> = known.iter().map(ModelName::as_str).collect();
+    Err(format!("pipeline {pipeline} has no step {step}, but {}", known.join(", ")))
 }
 
 fn header<'a>(record: &'a wire::Record, name: &str) -> Option<&'a [u8]> {
@@ -208,11 +236,22 @@ fn header<'a>(record: &'a wire::Record, name: &str) -> Option<&'a [u8]> {
 
 fn is_asked_for(record: &wire::Record, asked: &Asked, request_id: Option<&str>) -> bool {
     let of_pipeline = header(record, "pipeline") == Some(asked.pipeline.as_str().as_bytes());
-    // The key ends with the id; either may be given.
-    let of_request = request_id.is_none_or(|id| {
-        header(record, domain::header::REQUEST_ID) == Some(id.as_bytes()) || record.key.as_ref() == id.as_bytes()
+    // An answer says `<key>,<id>`, and the key ends with the id: each may be given. Foreign records have only keys.
+    let of_request = request_id.is_none_or(|given| {
+        let key = given.split_once(',').map_or(given, |(key, _)| key).as_bytes();
+        let id = record.key.splitn(3, |byte| *byte == b'.').nth(2);
+        header(record, domain::header::REQUEST_ID) == Some(given.as_bytes())
+            || id == Some(given.as_bytes())
+            || record.key.as_ref() == key
     });
     of_pipeline && of_request
+}
+
+/// Names of the tensors of a record.
+fn tensors(of: &TopicOf, record: &wire::Record) -> Vec<String> {
+    let value = decoded(of, &record.value).unwrap_or_default();
+    let lists = ["inputs", "outputs"].iter().filter_map(|list| value[*list].as_array());
+    lists.flatten().filter_map(|tensor| tensor["name"].as_str()).map(str::to_owned).collect()
 }
 
 /// Headers, key and value of a record.

@@ -85,8 +85,11 @@ async fn a_request_keeps_its_key_its_partition_and_its_headers() -> Result<()> {
     ensure!(found["topics"][0]["name"] == "seldon.default.model.add10.outputs", "{found}");
     ensure!(found["topics"][0]["msgs"][0]["key"] == key.as_str(), "{found}");
     ensure!(found["topics"][0]["msgs"][0]["value"]["outputs"][0]["data"] == json!([11.0, 12.0]), "{found}");
-    let said = up.verb(&["pipeline", "inspect", "p", "--request-id", "abc"]).await?.well()?;
-    ensure!(said.matches("Topic:\t").count() == 7 && said.contains(&key), "{said}");
+    let both = format!("{key},abc");
+    for id in ["abc", &key, &both] {
+        let said = up.verb(&["pipeline", "inspect", "p", "--request-id", id]).await?.well()?;
+        ensure!(said.matches("Topic:\t").count() == 7 && said.contains(&key), "{said}");
+    }
     // Called as `seldon` it has that one's flags.
     let link = up.folder().join("seldon");
     std::os::unix::fs::symlink(harness::switchyard(), &link).context("make the link")?;
@@ -96,7 +99,14 @@ async fn a_request_keeps_its_key_its_partition_and_its_headers() -> Result<()> {
     let compatible = seldon.env("HOME", up.folder()).output().await.context("run it")?;
     let compatible: Value = serde_json::from_slice(&compatible.stdout).context("pure JSON")?;
     ensure!(compatible["topics"][0]["msgs"][0]["key"] == key.as_str(), "{compatible}");
-    for (bad, problem) in [("p.x.y.z.a", "inputs"), ("p.add10.both", "inputs"), ("P", "pipeline name")] {
+    let bad = [
+        ("p.x.y.z.a", "inputs"),
+        ("p.add10.both", "inputs"),
+        ("P", "pipeline name"),
+        ("p.nobody.outputs", "no step nobody, but add10, mul10"),
+        ("p.add10.outputs.NOTHING", "no tensor NOTHING, but OUTPUT"),
+    ];
+    for (bad, problem) in bad {
         let said = up.verb(&["pipeline", "inspect", bad]).await?.failed(1)?;
         ensure!(said.contains(problem), "{said}");
     }
