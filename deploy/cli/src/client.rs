@@ -36,9 +36,11 @@ pub(crate) enum Error {
     },
     #[error("{call}: {code:?}: {message}")]
     Refused { call: String, code: tonic::Code, message: String },
-    #[error("model {model} answered {code}: {}", .error.as_ref().unwrap_or(.body))]
+    #[error("{} answered {code}: {}{}", shown(.model), of_step(.step.as_deref()), .error.as_ref().unwrap_or(.body))]
     Http {
         model: String,
+        /// The step of a pipeline that failed.
+        step: Option<String>,
         code: http::StatusCode,
         /// What came, shortened.
         body: String,
@@ -78,6 +80,18 @@ impl Error {
             Error::Http { .. } | Error::Authority { .. } => false,
         }
     }
+}
+
+/// What is called by that name, for people: pipelines and experiments are called by a suffix.
+fn shown(model: &str) -> String {
+    match model.rsplit_once('.') {
+        Some((name, kind @ ("pipeline" | "experiment"))) => format!("{kind} {name}"),
+        _ => format!("model {model}"),
+    }
+}
+
+fn of_step(step: Option<&str>) -> String {
+    step.map(|step| format!("step {step}: ")).unwrap_or_default()
 }
 
 /// A gRPC connection; `authority` is what calls on it are addressed to, when that is not the address.

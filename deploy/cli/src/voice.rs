@@ -107,7 +107,7 @@ mod tests {
             |code| Error::Client(ClientError::Refused { call: "load".to_owned(), code, message: "no".to_owned() });
         let http = |code, error: Option<&str>| {
             let (model, body) = ("iris".to_owned(), "{\"error\":\"bad\"}".to_owned());
-            Error::Client(ClientError::Http { model, code, body, error: error.map(str::to_owned) })
+            Error::Client(ClientError::Http { model, step: None, code, body, error: error.map(str::to_owned) })
         };
         let late = |kind| {
             let what = Named { kind, name: "x".to_owned() };

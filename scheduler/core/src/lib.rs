@@ -4,7 +4,7 @@
 //! (invariant I4). The process around it (`scheduler`) makes effects durable before it lets them out.
 //!
 //! Where a rule lives: `models` (declare, remove, reports), `experiments` (start, stop), `pipelines` (declare, remove,
-//! versions), `workers` (who is there, shards, what they are told), `ring` (who owns what), `agents` (connect, loss, drain),
+//! versions), `feeds` (which pipeline feeds which), `workers` (who is there, shards, what they are told), `ring` (who owns what), `agents` (connect, loss, drain),
 //! `placement` (where a version runs), `settle` (roll-out, retirement, commands), `hunger` (who is tried again when),
 //! `scaling` (how large servers should be), `sync` (the start), `routing` (what a name leads to), `table` (what of it is
 //! published and applied), `status` and `pipeline_status` (what users are told), `check` (the invariants).
@@ -15,6 +15,7 @@ mod effect;
 mod event;
 mod experiment;
 mod experiments;
+mod feeds;
 mod few;
 mod hunger;
 mod machine;

@@ -69,6 +69,8 @@ pub struct Machine {
     pub(crate) progress: BTreeMap<PipelineName, Progress>,
     /// The pipelines whose latest version calls a model.
     pub(crate) step_users: BTreeMap<ModelName, BTreeSet<PipelineName>>,
+    /// Pipelines whose latest version another one feeds.
+    pub(crate) source_users: BTreeMap<PipelineName, BTreeSet<PipelineName>>,
     /// The last status told, by pipeline.
     pub(crate) told_pipelines: BTreeMap<PipelineName, domain::PipelineVersionStatus>,
     /// Refused versions that wait to be tried again.

@@ -6,6 +6,9 @@ use domain::{ModelName, ModelState, PipelineName, PipelineState, PipelineVersion
 use crate::machine::Machine;
 use crate::pipeline::Pipeline;
 
+/// Most models that a reason names.
+const NAMED_MAX: usize = 5;
+
 impl Machine {
     /// Status of the latest version of a pipeline.
     #[must_use]
@@ -24,12 +27,27 @@ impl Machine {
 
     fn pipeline_version_status(&self, pipeline: &Pipeline, number: u32) -> Option<PipelineVersionStatus> {
         let version = pipeline.versions.get(&number)?;
-        let (state, reason) = self.engine_state(pipeline, number);
+        let (state, mut reason) = self.engine_state(pipeline, number);
         let (gateway_state, gateway_reason) = self.gateway_state(pipeline, number);
         let is_available = |model: &ModelName| {
             self.model_state(model) == Some(ModelState::Available)
                 && self.models.get(model).is_some_and(|model| self.model_gateway_state(model) == ModelState::Available)
         };
+        let steps = version.definition.steps.iter().map(|step| &step.model);
+        let missing: Vec<&str> = steps.filter(|model| !is_available(model)).map(ModelName::as_str).collect();
+        // It is ready all the same; what it still needs may come later.
+        if state == PipelineState::Ready && reason.is_empty() {
+            let sources = self.missing_sources(&version.definition);
+            let models = || match missing[..] {
+                [] => String::new(),
+                [model] => format!("model {model} is not available"),
+                [ref first @ .., last] if missing.len() <= NAMED_MAX => {
+                    format!("models {} and {last} are not available", first.join(", "))
+                }
+                [..] => format!("{} models are not available", missing.len()),
+            };
+            reason = sources.unwrap_or_else(models);
+        }
         let times = [Some(version.declared_at), version.active_since, version.retired_at, pipeline.terminated_at];
         Some(PipelineVersionStatus {
             name: pipeline.name.clone(),
@@ -40,7 +58,7 @@ impl Machine {
             reason,
             gateway_state,
             gateway_reason,
-            models_ready: version.definition.steps.iter().all(|step| is_available(&step.model)),
+            models_ready: missing.is_empty(),
             changed_at: times.into_iter().flatten().max().unwrap_or(version.declared_at),
         })
     }

@@ -48,7 +48,9 @@ impl Machine {
         now: Time,
         out: &mut Vec<Effect>,
     ) -> Result<(), Refusal> {
-        let bad: Vec<String> = definition.check().iter().map(ToString::to_string).collect();
+        let way_back = self.way_back(&definition);
+        let way_back = way_back.map(|way| format!("input: {way}: what these pipelines answer would go round for ever"));
+        let bad: Vec<String> = definition.check().iter().map(ToString::to_string).chain(way_back).collect();
         if !bad.is_empty() {
             return Err(Refusal::BadPipeline(bad.join("; ")));
         }
@@ -66,7 +68,7 @@ impl Machine {
                 Pipeline { name: name.clone(), versions, removed: false, terminated_at: None }
             }
         };
-        self.unuse_models(&pipeline);
+        self.unuse_parts(&pipeline);
         let generation =
             |definition: &domain::Pipeline| definition.kubernetes.as_ref().map_or(0, |meta| meta.generation);
         let latest = pipeline.latest().map(|(number, version)| (number, version.definition.clone()));
@@ -98,7 +100,7 @@ impl Machine {
             );
             self.progress.entry(name.clone()).or_default().retries = 0;
         }
-        self.use_models(&pipeline);
+        self.use_parts(&pipeline);
         self.put_pipeline(pipeline, out);
         Ok(())
     }
@@ -114,7 +116,7 @@ impl Machine {
         let mut pipeline = pipeline.clone();
         pipeline.removed = true;
         pipeline.versions.values_mut().for_each(|version| version.active = false);
-        self.unuse_models(&pipeline);
+        self.unuse_parts(&pipeline);
         self.put_pipeline(pipeline, out);
         Ok(())
     }
@@ -124,18 +126,21 @@ impl Machine {
         let name = pipeline.name.clone();
         out.push(Effect::Write(Record::Pipeline(Box::new(pipeline.clone()))));
         self.pipelines.insert(name.clone(), pipeline);
+        self.tell_fed_by(&name, out);
         self.changed_pipelines.insert(name);
     }
 
-    /// Notes which models the pipeline's latest version uses.
-    fn use_models(&mut self, pipeline: &Pipeline) {
+    /// Notes which models the pipeline's latest version uses, and which pipelines.
+    fn use_parts(&mut self, pipeline: &Pipeline) {
+        self.use_sources(pipeline);
         let steps = pipeline.latest().into_iter().flat_map(|(_, latest)| &latest.definition.steps);
         for step in steps {
             self.step_users.entry(step.model.clone()).or_default().insert(pipeline.name.clone());
         }
     }
 
-    fn unuse_models(&mut self, pipeline: &Pipeline) {
+    fn unuse_parts(&mut self, pipeline: &Pipeline) {
+        self.unuse_sources(pipeline);
         let steps = pipeline.latest().into_iter().flat_map(|(_, latest)| &latest.definition.steps);
         for step in steps {
             if let Some(users) = self.step_users.get_mut(&step.model) {
@@ -299,7 +304,7 @@ impl Machine {
                 }
             }
             if !pipeline.removed {
-                self.use_models(&pipeline);
+                self.use_parts(&pipeline);
             }
             self.pipelines.insert(name, pipeline);
         }

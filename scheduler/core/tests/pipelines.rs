@@ -6,11 +6,11 @@ mod world;
 use std::collections::BTreeSet;
 
 use domain::{
-    Combination, ModelState, Pipeline, PipelineOutput, PipelineState, PipelineVersionStatus, Reference, Role, Step,
-    TensorMap,
+    Combination, ModelState, Pipeline, PipelineInput, PipelineOutput, PipelineState, PipelineVersionStatus, Reference,
+    Role, Step, TensorMap,
 };
 use proptest::prelude::*;
-use scheduler_core::{Event, Refusal, VERSION_FINISH_MS};
+use scheduler_core::{Event, Refusal, Status, VERSION_FINISH_MS};
 use world::{World, definition, model_name, pipeline_name};
 
 /// A chain of the models.
@@ -169,6 +169,56 @@ fn what_cannot_be_is_refused_with_every_offender() {
     let Err(Refusal::BadPipeline(text)) = world.load(bad) else { panic!("it was accepted") };
     assert!(text.contains("steps: a is there more than once") && text.contains("partitionFactor: 0"), "{text}");
     assert!(world.machine.pipeline(&pipeline_name("p")).is_none());
+}
+
+/// One model, fed by other pipelines.
+fn fed(name: &str, sources: &[&str]) -> Pipeline {
+    let sources = sources.iter().map(|text| Reference::outside(text).expect("a reference")).collect();
+    let inputs = Combination { sources, ..Combination::default() };
+    let input = PipelineInput { inputs, triggers: Combination::default(), tensor_map: TensorMap::new() };
+    Pipeline { input: Some(input), ..chain(name, &["m"]) }
+}
+
+#[test]
+fn pipelines_do_not_feed_each_other_in_a_ring() {
+    let mut world = staffed();
+    world.load(fed("a", &["c.step.m"])).expect("nobody knows c");
+    world.load(fed("b", &["a"])).expect("accepted");
+    let Err(Refusal::BadPipeline(text)) = world.load(fed("c", &["x", "b.outputs.T"])) else {
+        panic!("it was accepted")
+    };
+    assert!(text.contains("input: c → a → b → c: what these pipelines answer would go round for ever"), "{text}");
+    world.load(fed("c", &["x"])).expect("accepted");
+    let Err(Refusal::BadPipeline(text)) = world.load(fed("c", &["c"])) else { panic!("it was accepted") };
+    assert!(!text.contains("go round"), "it is told once: {text}");
+    // What is gone leads nowhere.
+    world.unload("b").expect("accepted");
+    world.load(fed("c", &["b"])).expect("accepted");
+}
+
+#[test]
+fn a_pipeline_says_what_is_not_there_to_feed_it() {
+    let mut world = staffed();
+    world.load(fed("q", &["p", "p.step.n"])).expect("accepted");
+    world.settle_all();
+    assert_eq!(
+        (world.of("q").state, world.of("q").reason.as_str()),
+        (PipelineState::Ready, "there is no pipeline p to feed it")
+    );
+    let told = |world: &World| {
+        let of_q = |status: &Status| match status {
+            Status::Pipeline(status) if status.name.as_str() == "q" => Some(status.reason.clone()),
+            _ => None,
+        };
+        world.statuses.iter().rev().find_map(of_q).expect("it was told")
+    };
+    assert!(told(&world).contains("pipeline p"));
+    world.load(chain("p", &["m"])).expect("accepted");
+    assert_eq!(told(&world), "there is no step n of pipeline p to feed it");
+    world.load(chain("p", &["m", "n"])).expect("accepted");
+    assert_eq!(told(&world), "model m is not available");
+    world.unload("p").expect("accepted");
+    assert!(told(&world).contains("pipeline p"));
 }
 
 #[test]

@@ -223,7 +223,7 @@ impl Pipeline {
             self.check_output(output, &names, &mut bad);
         }
         if let Some(input) = &self.input {
-            self.check_input(input, &mut bad);
+            self.check_input(input, &names, &mut bad);
         }
         if self.partition_factor == Some(0) {
             bad.push(BadPipeline::NoPartitions);
@@ -243,7 +243,7 @@ impl Pipeline {
         for both in step.triggers.sources.iter().filter(|reference| inputs.contains(reference)) {
             bad.push(BadPipeline::InputAndTrigger(step.model.clone(), both.full(&self.name)));
         }
-        self.check_map(&field("tensorMap"), &step.tensor_map, bad);
+        self.check_map(&field("tensorMap"), &step.tensor_map, names, bad);
         if let Some(batch) = step.batch
             && batch.size > BATCH_MAX
         {
@@ -256,10 +256,10 @@ impl Pipeline {
             bad.push(BadPipeline::OutputOfItself(reference.full(&self.name)));
         }
         self.check_sources("output.steps", &output.steps, names, bad);
-        self.check_map("output.tensorMap", &output.tensor_map, bad);
+        self.check_map("output.tensorMap", &output.tensor_map, names, bad);
     }
 
-    fn check_input(&self, input: &PipelineInput, bad: &mut Vec<BadPipeline>) {
+    fn check_input(&self, input: &PipelineInput, names: &BTreeSet<&ModelName>, bad: &mut Vec<BadPipeline>) {
         if input.inputs.sources.is_empty() {
             bad.push(BadPipeline::NoExternalInputs);
         }
@@ -273,24 +273,33 @@ impl Pipeline {
                 }
             }
         }
-        self.check_map("input.tensorMap", &input.tensor_map, bad);
+        self.check_map("input.tensorMap", &input.tensor_map, names, bad);
     }
 
     fn check_sources(&self, field: &str, list: &Combination, names: &BTreeSet<&ModelName>, bad: &mut Vec<BadPipeline>) {
         check_size(field, list, bad);
-        for reference in &list.sources {
-            let Origin::Step(step) = &reference.origin else { continue };
-            if !names.contains(step) {
-                let shown: Vec<&str> = names.iter().take(20).map(|name| name.as_str()).collect();
-                let (field, steps) = (field.to_owned(), shown.join(", "));
-                let reference = reference.full(&self.name);
-                bad.push(BadPipeline::UnknownStep { field, reference, steps });
-            }
+        list.sources.iter().for_each(|reference| self.check_reference(field, reference, names, bad));
+    }
+
+    fn check_reference(
+        &self,
+        field: &str,
+        reference: &Reference,
+        names: &BTreeSet<&ModelName>,
+        bad: &mut Vec<BadPipeline>,
+    ) {
+        let Origin::Step(step) = &reference.origin else { return };
+        if !names.contains(step) {
+            let shown: Vec<&str> = names.iter().take(20).map(|name| name.as_str()).collect();
+            let (field, steps) = (field.to_owned(), shown.join(", "));
+            let reference = reference.full(&self.name);
+            bad.push(BadPipeline::UnknownStep { field, reference, steps });
         }
     }
 
-    fn check_map(&self, field: &str, map: &TensorMap, bad: &mut Vec<BadPipeline>) {
+    fn check_map(&self, field: &str, map: &TensorMap, names: &BTreeSet<&ModelName>, bad: &mut Vec<BadPipeline>) {
         for (reference, name) in map {
+            self.check_reference(field, reference, names, bad);
             let shown = reference.full(&self.name);
             if reference.tensor.is_none() {
                 bad.push(BadPipeline::MapWithoutTensor(field.into(), shown));
@@ -452,6 +461,10 @@ mod tests {
             (
                 pipeline(vec![Step { tensor_map: map("a.outputs", "x"), ..step("a", &[], &[]) }]),
                 "steps.a.tensorMap: a.outputs names no tensor",
+            ),
+            (
+                pipeline(vec![Step { tensor_map: map("b.outputs.t", "x"), ..step("a", &[], &[]) }]),
+                "steps.a.tensorMap: b.outputs.t names no step; the steps are a",
             ),
             (
                 pipeline(vec![Step { tensor_map: map("a.outputs.t", " "), ..step("a", &[], &[]) }]),

@@ -23,6 +23,8 @@ use crate::output::table::one_line;
 pub(crate) const MODEL_HEADER: &str = "seldon-model";
 /// The header in which the way through Envoy comes back.
 pub(crate) const ROUTE_HEADER: &str = "x-seldon-route";
+/// The step of a pipeline that failed, in gRPC.
+const ERROR_STEP: &str = "switchyard-error-step";
 /// Characters of an error body that are shown.
 const SHOWN_ERROR: usize = 2000;
 
@@ -111,9 +113,10 @@ impl Answer {
         }
         let shown = |text: &str| one_line(text).chars().take(SHOWN_ERROR).collect::<String>();
         let error = serde_json::from_slice::<serde_json::Value>(&self.body).ok();
-        let error = error.as_ref().and_then(|body| body.get("error")).and_then(|error| error.as_str()).map(shown);
+        let field = |name: &str| error.as_ref().and_then(|body| body.get(name)).and_then(|error| error.as_str());
+        let (error, step) = (field("error").map(shown), field("step").filter(|step| !step.is_empty()).map(shown));
         let body = shown(&String::from_utf8_lossy(&self.body));
-        Err(Error::Http { model: model.to_owned(), code: self.status, body, error })
+        Err(Error::Http { model: model.to_owned(), step, code: self.status, body, error })
     }
 }
 
@@ -148,13 +151,20 @@ impl Grpc {
         headers: HeaderMap,
         message: ModelInferRequest,
     ) -> Result<(HeaderMap, ModelInferResponse), Error> {
-        let call = format!("infer model {}", message.model_name);
+        let mut call = format!("infer {}", super::shown(&message.model_name));
         let mut request = tonic::Request::new(message);
         *request.metadata_mut() = MetadataMap::from_headers(headers);
         request.set_timeout(self.timeout);
         let slow = |_| Error::Slow { address: self.address.clone(), seconds: self.timeout.as_secs() };
         let answer = tokio::time::timeout(self.timeout, self.client.model_infer(request)).await.map_err(slow)?;
-        let (headers, message, _) = answer.map_err(|status| refused(call, &self.address, &status))?.into_parts();
+        let answer = answer.map_err(|status| {
+            if let Some(Ok(step)) = status.metadata().get(ERROR_STEP).map(|step| step.to_str()) {
+                call.push_str(", step ");
+                call.push_str(&one_line(step).chars().take(SHOWN_ERROR).collect::<String>());
+            }
+            refused(call, &self.address, &status)
+        });
+        let (headers, message, _) = answer?.into_parts();
         Ok((headers.into_headers(), message))
     }
 }

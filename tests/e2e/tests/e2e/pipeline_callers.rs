@@ -192,6 +192,10 @@ async fn an_error_says_whose_request_it_ends_and_how_far_that_came() -> Result<(
     let is_pair = |id: &str| id.split_once(',').is_some_and(|(key, id)| key.ends_with(".p.mine") && id == "mine");
     ensure!(is_pair(answer.header("x-request-id")) && answer.header("x-pipeline-version") == "1", "{answer:?}");
     ensure!(answer.header("x-of-mine") == "too" && answer.header("x-seldon-route") == ":add10_1:", "{answer:?}");
+    for mode in ["rest", "grpc"] {
+        let said = up.verb(&["pipeline", "infer", "p", &body, "--inference-mode", mode]).await?.failed(1)?;
+        ensure!(said.contains("pipeline p") && said.contains("step second"), "{said}");
+    }
     // Also if nothing was begun, and if the caller gave no id.
     let answer = up.rest().post(path, &headers, "{").await?;
     ensure!(answer.status == StatusCode::BAD_REQUEST && answer.header("x-request-id") == "mine", "{answer:?}");
