@@ -37,7 +37,7 @@ impl Machine {
                     Some(_) | None => continue,
                 }
             }
-            ways.extend(sources(from).map(|(source, _)| [&way[..], &[source.clone()]].concat()));
+            ways.extend(sources(from).map(|(source, _)| [&way[..], std::slice::from_ref(source)].concat()));
         }
         None
     }
