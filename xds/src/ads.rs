@@ -8,26 +8,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 use std::time::Duration;
 
-use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
+use tonic::service::Routes;
 
 use crate::gate::{Feedback, Gate, StreamId};
 use crate::message::{Mode, Tailor};
 use crate::resource::{Change, Key, Kind, Revision};
-use crate::service::Service;
+use crate::service::{self, Discovery};
 use crate::session::{Counters, KindStatus};
 use crate::table::{Dangling, Table};
 use crate::time::Time;
 
 /// Feedback on its way to the owner. What does not fit waits in the gate, where it is bounded by what was gated.
 const FEEDBACK_QUEUE: usize = 1_024;
-
-/// A request at 100,000 models lists as many versions: 1.7 MB. Room for long names and forty times the models.
-const MAX_REQUEST_BYTES: usize = 64 << 20;
-
-/// The first answer is one message: 50 MB at 100,000 rich scopes. Above this the stream ends with an error.
-const MAX_RESPONSE_BYTES: usize = 512 << 20;
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -94,12 +88,17 @@ impl Ads {
     /// One atomic change of the table. `gated` keys get [`Feedback::Applied`] and [`Feedback::Released`] with the
     /// returned revision, unless a later publication gates them again.
     pub fn publish(&self, changes: Vec<Change>, gated: Vec<Key>) -> Result<Revision, Dangling> {
+        self.publish_as(changes, gated, None)
+    }
+
+    /// The same; `name` is what `version_info` and `system_version_info` say of the state after it.
+    pub fn publish_as(&self, changes: Vec<Change>, gated: Vec<Key>, name: Option<&str>) -> Result<Revision, Dangling> {
         let shared = &self.shared;
         let now = shared.now();
         let revision = {
             let mut gate = shared.gate();
             let mut table = shared.table_mut();
-            let revision = table.apply(changes)?;
+            let revision = table.apply_as(changes, name)?;
             for key in gated {
                 let at = table.entry(key.kind, &key.name).map_or(Revision::ZERO, |entry| entry.revision);
                 gate.watch(key, at, revision, now);
@@ -121,11 +120,19 @@ impl Ads {
         self.shared.wake.notify_one();
     }
 
+    /// All services of the protocol: ADS, and CDS, EDS, LDS, SRDS, RDS, SDS and RTDS, each in both variants.
     #[must_use]
-    pub fn service(&self) -> AggregatedDiscoveryServiceServer<Service> {
-        AggregatedDiscoveryServiceServer::new(Service::new(Arc::clone(&self.shared)))
-            .max_decoding_message_size(MAX_REQUEST_BYTES)
-            .max_encoding_message_size(MAX_RESPONSE_BYTES)
+    pub fn routes(&self) -> Routes {
+        const { assert!(service::COUNT == 8, "one line below for each service") };
+        let shared = || Arc::clone(&self.shared);
+        Routes::new(Discovery::<0>::new(shared()))
+            .add_service(Discovery::<1>::new(shared()))
+            .add_service(Discovery::<2>::new(shared()))
+            .add_service(Discovery::<3>::new(shared()))
+            .add_service(Discovery::<4>::new(shared()))
+            .add_service(Discovery::<5>::new(shared()))
+            .add_service(Discovery::<6>::new(shared()))
+            .add_service(Discovery::<7>::new(shared()))
     }
 
     /// Every connected stream that named itself.

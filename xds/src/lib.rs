@@ -1,12 +1,13 @@
-//! A server for Envoy's discovery protocol (ADS, SotW and delta).
+//! A server for Envoy's discovery protocol: ADS and every type by itself, SotW and delta.
 //!
 //! The table of resources has one writer; any number of streams read it. Pure parts: `resource`, `table`,
 //! `subscription`, `session` (one stream without the stream), `gate` (who has applied what). `ads` is the handle that
-//! owners hold, `service` and `wire` are the gRPC border.
+//! owners hold; `service`, `wire` and `encode` are the gRPC border.
 //!
 //! Not here: models, placements, or what any resource says. Bodies are opaque bytes encoded by the caller.
 
 mod ads;
+mod encode;
 mod gate;
 mod message;
 mod resource;
@@ -19,9 +20,8 @@ mod wire;
 
 pub use ads::{Ads, Config, StreamStatus};
 pub use gate::{Feedback, Gate, Progress, StreamId};
-pub use message::{Ask, Mode, Node, Nonce, Request, Response, Tailor};
+pub use message::{Ask, Mode, Node, Nonce, Request, Response, Tailor, VersionInfo};
 pub use resource::{Change, Key, Kind, Name, Resource, Revision, Version, Visibility};
-pub use service::Service;
 pub use session::{Behind, Counters, KindStatus, Rejection, Session, Standing};
 pub use subscription::{Interest, Moves, TooManyNames};
 pub use table::{Dangling, Table};

@@ -60,6 +60,24 @@ impl fmt::Display for Nonce {
     }
 }
 
+/// Which state of a kind a response is from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VersionInfo {
+    /// The latest change of the kind.
+    Revision(Revision),
+    /// The name that the owner gave that change.
+    Given(Arc<str>),
+}
+
+impl fmt::Display for VersionInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            VersionInfo::Revision(revision) => fmt::Display::fmt(revision, f),
+            VersionInfo::Given(name) => f.write_str(name),
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     pub kind: Kind,
@@ -77,8 +95,8 @@ pub enum Ask {
     Delta {
         subscribe: Vec<Name>,
         unsubscribe: Vec<Name>,
-        /// `None` is a version that none of ours can equal.
-        initial: HashMap<Name, Option<Version>>,
+        /// What the client has from before.
+        initial: HashMap<Name, Version>,
     },
 }
 
@@ -86,8 +104,8 @@ pub enum Ask {
 pub struct Response {
     pub kind: Kind,
     pub nonce: Nonce,
-    /// The revision of the kind; for people, no rule looks at it.
-    pub revision: Revision,
+    /// For people, no rule looks at it.
+    pub version: VersionInfo,
     pub resources: Vec<Arc<Resource>>,
     pub removed: Vec<Name>,
 }

@@ -3,7 +3,7 @@
 //! Not here: what a resource means to Envoy. A body is opaque bytes that were encoded once, canonically, by the caller.
 //! Invariant: a resource's version is the hash of its body, so it is the same in every process and after every restart.
 
-use std::borrow::Borrow;
+use std::borrow::{Borrow, Cow};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
@@ -13,6 +13,9 @@ use xxhash_rust::xxh64::xxh64;
 
 /// The seed of every version. Changing it makes every Envoy fetch everything once more.
 const VERSION_SEED: u64 = 0;
+
+/// The seed of versions that are not hashes of bodies.
+const FOREIGN_SEED: u64 = 0x66_6f_72_65_69_67_6e;
 
 /// The types of resource this server knows, in the order in which additions are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -157,13 +160,12 @@ impl Version {
         Version(xxh64(&self.0.to_be_bytes(), other.0))
     }
 
-    /// The version a client lists. `None` is a version of somebody else, equal to none of ours.
+    /// The version with that text: what a client lists, or an owner gives.
     #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        if text.len() != 16 {
-            return None;
-        }
-        u64::from_str_radix(text, 16).ok().map(Version)
+    pub fn parse(text: &str) -> Self {
+        let is_hash = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'a'..=b'f'));
+        let hash = if is_hash { u64::from_str_radix(text, 16).ok() } else { None };
+        Version(hash.unwrap_or_else(|| xxh64(text.as_bytes(), FOREIGN_SEED)))
     }
 }
 
@@ -208,6 +210,8 @@ pub struct Resource {
     kind: Kind,
     name: Name,
     version: Version,
+    /// What the owner calls the version, if it is not the hash.
+    given: Option<Arc<str>>,
     body: Bytes,
     visibility: Visibility,
     requires: Vec<Key>,
@@ -217,7 +221,15 @@ impl Resource {
     /// `body` is the encoded message. Its encoding must be canonical (maps in key order): its hash is the version.
     pub fn new(kind: Kind, name: impl Into<Name>, body: Bytes) -> Self {
         let version = Version::of(&body);
-        Resource { kind, name: name.into(), version, body, visibility: Visibility::Wildcard, requires: Vec::new() }
+        let visibility = Visibility::Wildcard;
+        Resource { kind, name: name.into(), version, given: None, body, visibility, requires: Vec::new() }
+    }
+
+    /// With a version of the owner's, which says by itself whether two bodies are the same. Endpoints with one are not sent
+    /// again to a client that lost its stream between a cluster and its endpoints.
+    #[must_use]
+    pub fn versioned(self, text: &str) -> Self {
+        Resource { version: Version::parse(text), given: Some(text.into()), ..self }
     }
 
     /// Hides it from wildcard subscriptions.
@@ -252,6 +264,19 @@ impl Resource {
     #[must_use]
     pub fn version(&self) -> Version {
         self.version
+    }
+
+    /// The version as clients are told it.
+    #[must_use]
+    pub fn version_text(&self) -> Cow<'_, str> {
+        match &self.given {
+            Some(given) => Cow::Borrowed(given),
+            None => Cow::Owned(self.version.to_string()),
+        }
+    }
+
+    pub(crate) fn has_own_version(&self) -> bool {
+        self.given.is_some()
     }
 
     #[must_use]
@@ -295,7 +320,7 @@ impl Resource {
     /// The same resource with another body.
     #[must_use]
     pub fn with_body(&self, body: Bytes) -> Self {
-        Resource { version: Version::of(&body), body, ..self.clone() }
+        Resource { version: Version::of(&body), given: None, body, ..self.clone() }
     }
 }
 
@@ -323,10 +348,10 @@ mod tests {
     #[test]
     fn a_version_is_read_back_from_its_text() {
         let version = Version::of(b"body");
-        assert_eq!(Version::parse(&version.to_string()), Some(version));
-        for foreign in ["", "1", "v1", "zzzzzzzzzzzzzzzz", "00000000000000000"] {
-            assert_eq!(Version::parse(foreign), None, "{foreign}");
-        }
+        assert_eq!(Version::parse(&version.to_string()), version);
+        let texts = ["", "1", "v1", "zzzzzzzzzzzzzzzz", "00000000000000000", "0000000000000000", "000000000000000A"];
+        let versions: BTreeSet<Version> = texts.iter().map(|text| Version::parse(text)).collect();
+        assert_eq!(versions.len(), texts.len(), "each text is a version of its own");
     }
 
     #[test]

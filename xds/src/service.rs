@@ -1,80 +1,232 @@
-//! The gRPC service: one loop for both methods. It moves requests into a session and responses out of it.
+//! The gRPC services: one loop for all methods, aggregated and per type, of both variants. It moves requests into a session
+//! and responses out of it.
 //!
-//! Not here: any rule of the protocol. The loop is the response stream itself, polled by the transport: it is dropped
-//! with the connection, needs no task of its own, and does not read requests while the client takes no responses.
+//! Not here: any rule of the protocol. The loop is the body of the answer itself, polled by the transport: it is dropped
+//! with the connection, needs no task of its own, and does not read requests while the client takes no responses. The body
+//! is our own and not tonic's, so that a large response is written in pieces (`encode`) and never lies in memory whole.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::future::{Ready, ready};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryService;
-use envoy_types::pb::envoy::service::discovery::v3::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
-};
+use bytes::Bytes;
 use futures_util::Stream;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue};
+use http_body::{Body, Frame};
 use tokio::sync::watch;
-use tonic::{Status, Streaming};
+use tonic::codec::{Codec, Streaming};
+use tonic::codegen::Service;
+use tonic::server::NamedService;
+use tonic::{Status, body::Body as TonicBody};
+use tonic_prost::ProstCodec;
 
 use crate::ads::{Shared, StreamStatus};
+use crate::encode::Encoding;
 use crate::gate::{Progress, StreamId};
 use crate::message::{Mode, Node, Request, Response};
 use crate::resource::Kind;
 use crate::session::{Session, Standing};
 use crate::wire::{self, Delta, Sotw, Wire};
 
+/// A request at 100,000 models lists as many versions: 1.7 MB. Room for long names and forty times the models.
+const MAX_REQUEST_BYTES: usize = 64 << 20;
+
+/// The first answer is one message: 50 MB at 100,000 rich scopes. Above this the stream ends with an error.
+const MAX_RESPONSE_BYTES: usize = 512 << 20;
+
+/// One of the services of the protocol.
+struct Rpc {
+    service: &'static str,
+    /// Its method for each variant.
+    sotw: &'static str,
+    delta: &'static str,
+    /// What its streams are about; `None`: every request says it.
+    kind: Option<Kind>,
+}
+
+pub(crate) const COUNT: usize = Kind::COUNT + 1;
+
+const RPCS: [Rpc; COUNT] = [
+    Rpc {
+        service: "envoy.service.discovery.v3.AggregatedDiscoveryService",
+        sotw: "StreamAggregatedResources",
+        delta: "DeltaAggregatedResources",
+        kind: None,
+    },
+    Rpc {
+        service: "envoy.service.cluster.v3.ClusterDiscoveryService",
+        sotw: "StreamClusters",
+        delta: "DeltaClusters",
+        kind: Some(Kind::Cluster),
+    },
+    Rpc {
+        service: "envoy.service.endpoint.v3.EndpointDiscoveryService",
+        sotw: "StreamEndpoints",
+        delta: "DeltaEndpoints",
+        kind: Some(Kind::Endpoints),
+    },
+    Rpc {
+        service: "envoy.service.listener.v3.ListenerDiscoveryService",
+        sotw: "StreamListeners",
+        delta: "DeltaListeners",
+        kind: Some(Kind::Listener),
+    },
+    Rpc {
+        service: "envoy.service.route.v3.ScopedRoutesDiscoveryService",
+        sotw: "StreamScopedRoutes",
+        delta: "DeltaScopedRoutes",
+        kind: Some(Kind::ScopedRoute),
+    },
+    Rpc {
+        service: "envoy.service.route.v3.RouteDiscoveryService",
+        sotw: "StreamRoutes",
+        delta: "DeltaRoutes",
+        kind: Some(Kind::Route),
+    },
+    Rpc {
+        service: "envoy.service.secret.v3.SecretDiscoveryService",
+        sotw: "StreamSecrets",
+        delta: "DeltaSecrets",
+        kind: Some(Kind::Secret),
+    },
+    Rpc {
+        service: "envoy.service.runtime.v3.RuntimeDiscoveryService",
+        sotw: "StreamRuntime",
+        delta: "DeltaRuntime",
+        kind: Some(Kind::Runtime),
+    },
+];
+
+/// The service number `N`: 0 is the aggregated one.
 #[derive(Clone, Debug)]
-pub struct Service {
+pub(crate) struct Discovery<const N: usize> {
     shared: Arc<Shared>,
 }
 
-impl Service {
+impl<const N: usize> Discovery<N> {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Service { shared }
+        Discovery { shared }
     }
 }
 
-type Responses<R> = Pin<Box<dyn Stream<Item = Result<R, Status>> + Send>>;
+impl<const N: usize> NamedService for Discovery<N> {
+    const NAME: &'static str = RPCS[N].service;
+}
 
-#[tonic::async_trait]
-impl AggregatedDiscoveryService for Service {
-    type StreamAggregatedResourcesStream = Responses<DiscoveryResponse>;
-    type DeltaAggregatedResourcesStream = Responses<DeltaDiscoveryResponse>;
+impl<const N: usize> Service<http::Request<TonicBody>> for Discovery<N> {
+    type Response = http::Response<TonicBody>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
 
-    async fn stream_aggregated_resources(
-        &self,
-        request: tonic::Request<Streaming<DiscoveryRequest>>,
-    ) -> Result<tonic::Response<Self::StreamAggregatedResourcesStream>, Status> {
-        Ok(tonic::Response::new(responses::<Sotw>(Arc::clone(&self.shared), request.into_inner())))
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
     }
 
-    async fn delta_aggregated_resources(
-        &self,
-        request: tonic::Request<Streaming<DeltaDiscoveryRequest>>,
-    ) -> Result<tonic::Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        Ok(tonic::Response::new(responses::<Delta>(Arc::clone(&self.shared), request.into_inner())))
+    fn call(&mut self, request: http::Request<TonicBody>) -> Self::Future {
+        let rpc = &RPCS[N];
+        let method = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+        let response = if method == rpc.sotw {
+            answer::<Sotw>(Arc::clone(&self.shared), rpc.kind, request)
+        } else if method == rpc.delta {
+            answer::<Delta>(Arc::clone(&self.shared), rpc.kind, request)
+        } else {
+            let text = format!("{method} is not served: streams of {} are {} and {}", rpc.service, rpc.sotw, rpc.delta);
+            Status::unimplemented(text).into_http()
+        };
+        ready(Ok(response))
     }
 }
 
-fn responses<W: Wire>(shared: Arc<Shared>, requests: Streaming<W::Request>) -> Responses<W::Response> {
+fn answer<W: Wire>(
+    shared: Arc<Shared>,
+    implied: Option<Kind>,
+    request: http::Request<TonicBody>,
+) -> http::Response<TonicBody> {
+    let decoder = ProstCodec::<(), W::Request>::default().decoder();
+    let requests = Streaming::new_request(decoder, request.into_body(), None, Some(MAX_REQUEST_BYTES));
     let stream = Loop::<W> {
         changes: shared.changes(),
         opened: shared.opened(),
         shared,
+        implied,
         requests,
         joined: None,
         outbox: VecDeque::new(),
         ended: false,
     };
-    Box::pin(futures_util::stream::unfold(stream, |mut stream| async move {
+    let responses = futures_util::stream::unfold(stream, |mut stream| async move {
         let next = stream.next().await?;
         Some((next, stream))
-    }))
+    });
+    let body = Responses { mode: W::MODE, responses: Box::pin(responses), current: None, ended: false };
+    let mut response = http::Response::new(TonicBody::new(body));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response
+}
+
+/// The responses of a stream as the body of its answer.
+struct Responses {
+    mode: Mode,
+    responses: Pin<Box<dyn Stream<Item = Result<Response, Status>> + Send>>,
+    current: Option<Encoding>,
+    ended: bool,
+}
+
+impl Responses {
+    fn end(&mut self, status: &Status) -> Frame<Bytes> {
+        self.ended = true;
+        let mut trailers = HeaderMap::new();
+        // A text that is no header is left out.
+        if status.add_header(&mut trailers).is_err() {
+            trailers.insert(Status::GRPC_STATUS, HeaderValue::from_static("2"));
+        }
+        Frame::trailers(trailers)
+    }
+}
+
+impl Body for Responses {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        loop {
+            if self.ended {
+                return Poll::Ready(None);
+            }
+            if let Some(current) = &mut self.current {
+                match current.piece() {
+                    Some(piece) => return Poll::Ready(Some(Ok(Frame::data(piece)))),
+                    None => self.current = None,
+                }
+            }
+            let status = match std::task::ready!(self.responses.as_mut().poll_next(context)) {
+                Some(Ok(response)) => {
+                    let encoding = Encoding::new(self.mode, response);
+                    let bytes = encoding.message_bytes();
+                    if bytes <= MAX_RESPONSE_BYTES {
+                        self.current = Some(encoding);
+                        continue;
+                    }
+                    Status::out_of_range(format!("a response of {bytes} bytes; at most {MAX_RESPONSE_BYTES} are sent"))
+                }
+                Some(Err(status)) => status,
+                None => Status::ok(""),
+            };
+            let end = self.end(&status);
+            return Poll::Ready(Some(Ok(end)));
+        }
+    }
 }
 
 struct Loop<W: Wire> {
     shared: Arc<Shared>,
     changes: watch::Receiver<u64>,
     opened: watch::Receiver<bool>,
+    implied: Option<Kind>,
     requests: Streaming<W::Request>,
     joined: Option<Joined>,
     outbox: VecDeque<Response>,
@@ -82,7 +234,7 @@ struct Loop<W: Wire> {
 }
 
 impl<W: Wire> Loop<W> {
-    async fn next(&mut self) -> Option<Result<W::Response, Status>> {
+    async fn next(&mut self) -> Option<Result<Response, Status>> {
         if self.ended {
             return None;
         }
@@ -90,7 +242,7 @@ impl<W: Wire> Loop<W> {
         self.opened.wait_for(|opened| *opened).await.ok()?;
         loop {
             if let Some(response) = self.outbox.pop_front() {
-                return Some(Ok(W::response(response)));
+                return Some(Ok(response));
             }
             if let Err(status) = self.advance().await? {
                 self.ended = true;
@@ -152,13 +304,23 @@ impl<W: Wire> Loop<W> {
             })?;
             self.joined = Some(Joined::new(Arc::clone(&self.shared), W::MODE, wire::node(node)));
         }
-        let type_url = W::type_url(&request);
-        if type_url.is_empty() {
-            return Err(Status::invalid_argument("type_url is missing: a stream of several types needs it"));
-        }
-        let Some(kind) = Kind::from_type_url(type_url) else {
-            tracing::debug!(type_url, "asked for a type that is not served");
-            return Ok(None);
+        let kind = match (W::type_url(&request), self.implied) {
+            ("", Some(kind)) => kind,
+            ("", None) => {
+                return Err(Status::invalid_argument("type_url is missing: a stream of several types needs it"));
+            }
+            (type_url, implied) => match (Kind::from_type_url(type_url), implied) {
+                (Some(kind), None) => kind,
+                (Some(kind), Some(implied)) if kind == implied => kind,
+                (_, Some(implied)) => {
+                    let text = format!("type_url {type_url:?} on a stream of {}", implied.type_url());
+                    return Err(Status::invalid_argument(text));
+                }
+                (None, None) => {
+                    tracing::debug!(type_url, "asked for a type that is not served");
+                    return Ok(None);
+                }
+            },
         };
         Ok(Some(W::request(request, kind)))
     }

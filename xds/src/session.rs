@@ -236,10 +236,7 @@ impl Session {
         }
         lane.answer_owed |= lane.is_full_state(self.mode) && !moves.asked.is_empty();
         let differs = |session: &Self, name: &Name| match initial.get(name) {
-            Some(listed) => {
-                listed.is_none()
-                    || session.current(lane.kind, name, table).map(|resource| resource.version()) != *listed
-            }
+            Some(listed) => session.current(lane.kind, name, table).map(|resource| resource.version()) != Some(*listed),
             None => true,
         };
         let mut equal = Vec::new();
@@ -264,7 +261,7 @@ impl Session {
         }
         for name in equal {
             if lane.kind == Kind::Cluster
-                && let Some(Some(version)) = initial.get(&name)
+                && let Some(version) = initial.get(&name)
             {
                 self.told.insert(name.clone(), *version);
             }
@@ -469,7 +466,7 @@ impl Session {
         lane.inflight = Some(Inflight { items, settles, state });
         self.counters.responses += 1;
         self.counters.resources += u64::try_from(resources.len()).unwrap_or(u64::MAX);
-        Response { kind: lane.kind, nonce, revision: table.head(lane.kind), resources, removed }
+        Response { kind: lane.kind, nonce, version: table.version(lane.kind), resources, removed }
     }
 
     /// Envoy warms a cluster it was sent until its endpoints come again, changed or not.

@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use crate::message::VersionInfo;
 use crate::resource::{Change, Key, Kind, Name, Resource, Revision, Visibility};
 
 /// Tombstones of one kind that streams may keep alive by not reading on. A stream behind that is told to start again
@@ -50,6 +51,8 @@ struct Log {
     order: BTreeMap<Revision, Name>,
     tombstones: BTreeMap<Revision, Name>,
     head: Revision,
+    /// What the owner called the latest change.
+    head_name: Option<Arc<str>>,
     /// A cursor below this may have missed a removal.
     floor: Revision,
 }
@@ -108,8 +111,19 @@ impl Table {
         cursor < self.log(kind).floor
     }
 
+    /// The state of this kind, for responses.
+    pub(crate) fn version(&self, kind: Kind) -> VersionInfo {
+        let log = self.log(kind);
+        log.head_name.clone().map_or(VersionInfo::Revision(log.head), VersionInfo::Given)
+    }
+
     /// Applies all changes or none.
     pub fn apply(&mut self, changes: Vec<Change>) -> Result<Revision, Dangling> {
+        self.apply_as(changes, None)
+    }
+
+    /// The same; `name` is what responses call the state after it.
+    pub fn apply_as(&mut self, changes: Vec<Change>, name: Option<&str>) -> Result<Revision, Dangling> {
         // The last change of a key wins. The order of first mention is kept, it is the order of the log.
         let mut places: HashMap<Key, usize> = HashMap::with_capacity(changes.len());
         let mut staged: Vec<(Key, Option<Resource>)> = Vec::with_capacity(changes.len());
@@ -129,7 +143,9 @@ impl Table {
         }
         staged.retain(|(key, wanted)| self.differs(key, wanted.as_ref()));
         self.check(&staged)?;
+        let name: Option<Arc<str>> = name.map(Arc::from);
         for (key, wanted) in staged {
+            self.logs[key.kind.index()].head_name.clone_from(&name);
             self.set(key, wanted);
         }
         Ok(self.revision)

@@ -1,14 +1,11 @@
-//! The protobuf messages of both variants, to and from the session's words. Decides nothing.
+//! The requests of both variants in the session's words (its responses: `encode`). Decides nothing.
 
 use envoy_types::pb::envoy::config::core::v3::Node as WireNode;
-use envoy_types::pb::envoy::service::discovery::v3::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource as WireResource,
-};
-use envoy_types::pb::google::protobuf::Any;
+use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use envoy_types::pb::google::rpc::Status as WireStatus;
 
-use crate::message::{Ask, Mode, Node, Nonce, Request, Response};
-use crate::resource::{Kind, Name, Resource, Version};
+use crate::message::{Ask, Mode, Node, Nonce, Request};
+use crate::resource::{Kind, Name, Version};
 
 /// What of a client's error text is kept: Envoy repeats whole resources in some of them.
 const MAX_ERROR_BYTES: usize = 4 << 10;
@@ -16,13 +13,11 @@ const MAX_ERROR_BYTES: usize = 4 << 10;
 /// One variant of the protocol on the wire.
 pub(crate) trait Wire: 'static {
     const MODE: Mode;
-    type Request: Send + 'static;
-    type Response: Send + 'static;
+    type Request: prost::Message + Default + Send + 'static;
 
     fn type_url(request: &Self::Request) -> &str;
     fn node(request: &Self::Request) -> Option<&WireNode>;
     fn request(request: Self::Request, kind: Kind) -> Request;
-    fn response(response: Response) -> Self::Response;
 }
 
 pub(crate) struct Sotw;
@@ -31,7 +26,6 @@ pub(crate) struct Delta;
 impl Wire for Sotw {
     const MODE: Mode = Mode::Sotw;
     type Request = DiscoveryRequest;
-    type Response = DiscoveryResponse;
 
     fn type_url(request: &DiscoveryRequest) -> &str {
         &request.type_url
@@ -49,22 +43,11 @@ impl Wire for Sotw {
             ask: Ask::Sotw { names: names(request.resource_names) },
         }
     }
-
-    fn response(response: Response) -> DiscoveryResponse {
-        DiscoveryResponse {
-            version_info: response.revision.to_string(),
-            resources: response.resources.iter().map(|resource| any(resource)).collect(),
-            type_url: response.kind.type_url().to_owned(),
-            nonce: response.nonce.to_string(),
-            ..DiscoveryResponse::default()
-        }
-    }
 }
 
 impl Wire for Delta {
     const MODE: Mode = Mode::Delta;
     type Request = DeltaDiscoveryRequest;
-    type Response = DeltaDiscoveryResponse;
 
     fn type_url(request: &DeltaDiscoveryRequest) -> &str {
         &request.type_url
@@ -87,31 +70,10 @@ impl Wire for Delta {
             },
         }
     }
-
-    fn response(response: Response) -> DeltaDiscoveryResponse {
-        let resource = |resource: &Resource| WireResource {
-            name: resource.name().to_string(),
-            version: resource.version().to_string(),
-            resource: Some(any(resource)),
-            ..WireResource::default()
-        };
-        DeltaDiscoveryResponse {
-            system_version_info: response.revision.to_string(),
-            resources: response.resources.iter().map(|shared| resource(shared)).collect(),
-            type_url: response.kind.type_url().to_owned(),
-            removed_resources: response.removed.iter().map(Name::to_string).collect(),
-            nonce: response.nonce.to_string(),
-            ..DeltaDiscoveryResponse::default()
-        }
-    }
 }
 
 pub(crate) fn node(node: &WireNode) -> Node {
     Node { id: node.id.clone(), cluster: node.cluster.clone(), metadata: node.metadata.clone().unwrap_or_default() }
-}
-
-fn any(resource: &Resource) -> Any {
-    Any { type_url: resource.kind().type_url().to_owned(), value: resource.body().to_vec() }
 }
 
 fn names(names: Vec<String>) -> Vec<Name> {

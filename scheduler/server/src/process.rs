@@ -164,7 +164,7 @@ pub async fn run(config: Config, listeners: Listeners, stop: Stop) -> Result<(),
     let workers = WorkersServer::new(Workers::new(scheduler.clone(), tasks.clone(), stop.clone()));
     let workers = workers.max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES);
     serve(&tasks, "workers", server().add_service(workers).add_service(health()), listeners.workers);
-    serve(&tasks, "Envoys", server().add_service(ads.service()), listeners.xds);
+    serve(&tasks, "Envoys", server().add_routes(ads.routes()), listeners.xds);
 
     stop.requested().await;
     let outcome = tasks.finish(STOP_WITHIN).await;

@@ -94,7 +94,7 @@ impl Mesh {
         let grace = Duration::from_secs(1);
         let (ads, mut feedback) = Ads::new(Config { lag_after: READY_WITHIN, drain_grace: grace, tailor: None });
         tokio::spawn(async move { while feedback.recv().await.is_some() {} });
-        let server = tonic::transport::Server::builder().tcp_nodelay(true).add_service(ads.service());
+        let server = tonic::transport::Server::builder().tcp_nodelay(true).add_routes(ads.routes());
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
 
         let publisher = Publisher::new(settings);

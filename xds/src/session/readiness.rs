@@ -64,8 +64,10 @@ impl Session {
             Some(resource) if kind == Kind::Endpoints => {
                 let endpoints = self.tailored(resource);
                 Some(match self.told.get(name) {
-                    Some(cluster) => Arc::new(endpoints.with_version(endpoints.version().under(*cluster))),
-                    None => endpoints,
+                    Some(cluster) if !endpoints.has_own_version() => {
+                        Arc::new(endpoints.with_version(endpoints.version().under(*cluster)))
+                    }
+                    Some(_) | None => endpoints,
                 })
             }
             Some(resource) => Some(self.tailored(resource)),

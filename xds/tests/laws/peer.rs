@@ -103,7 +103,7 @@ impl Peer {
             Some((endpoints, cluster)) => Version::of(endpoints.as_bytes()).under(Version::of(cluster.as_bytes())),
             None => Version::of(body.as_bytes()),
         };
-        let initial = has.iter().map(|(name, body)| (Name::from(*name), Some(version(body)))).collect();
+        let initial = has.iter().map(|(name, body)| (Name::from(*name), version(body))).collect();
         let ask = Ask::Delta { subscribe: names(list), unsubscribe: vec![], initial };
         self.request(Request { kind, nonce: None, error: None, ask })
     }

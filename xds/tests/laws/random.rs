@@ -124,8 +124,8 @@ impl World {
         self.request(ScopedRoute, None, None, vec![], vec![], self.versions(ScopedRoute));
     }
 
-    fn versions(&self, kind: Kind) -> HashMap<Name, Option<Version>> {
-        self.client[&kind].iter().map(|(name, (version, _))| (name.clone(), Some(*version))).collect()
+    fn versions(&self, kind: Kind) -> HashMap<Name, Version> {
+        self.client[&kind].iter().map(|(name, (version, _))| (name.clone(), *version)).collect()
     }
 
     fn request(
@@ -135,7 +135,7 @@ impl World {
         error: Option<String>,
         subscribe: Vec<Name>,
         unsubscribe: Vec<Name>,
-        initial: HashMap<Name, Option<Version>>,
+        initial: HashMap<Name, Version>,
     ) {
         let ask = match self.mode {
             Mode::Delta => Ask::Delta { subscribe, unsubscribe, initial },

@@ -20,7 +20,7 @@ async fn serve(drain_grace: Duration) -> (Ads, mpsc::Receiver<Feedback>, SocketA
     let (ads, feedback) = Ads::new(Config { lag_after: 2 * DEADLINE, drain_grace, tailor: None });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let server = Server::builder().add_service(ads.service()).serve_with_incoming(TcpListenerStream::new(listener));
+    let server = Server::builder().add_routes(ads.routes()).serve_with_incoming(TcpListenerStream::new(listener));
     tokio::spawn(server);
     (ads, feedback, address)
 }

@@ -55,7 +55,7 @@ impl World {
         let config =
             Config { lag_after: DEADLINE, drain_grace: Duration::from_secs(1), tailor: Some(tailor(&settings)) };
         let (ads, feedback) = Ads::new(config);
-        let server = tonic::transport::Server::builder().add_service(ads.service());
+        let server = tonic::transport::Server::builder().add_routes(ads.routes());
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         let mut publisher = Publisher::new(settings);
         let first = publisher.apply([], Time(0));
