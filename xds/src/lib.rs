@@ -6,6 +6,11 @@
 //!
 //! Not here: models, placements, or what any resource says. Bodies are opaque bytes encoded by the caller.
 
+/// The example in it is compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod ads;
 mod encode;
 mod gate;

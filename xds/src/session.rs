@@ -350,6 +350,7 @@ impl Session {
             for name in names {
                 self.consider(lane, &mut batch, &name, None, table, now);
             }
+            self.leave_unsaid(lane, &mut batch);
         }
         let mut complete = false;
         if batch.len() == 0 {
@@ -360,9 +361,9 @@ impl Session {
                 return Ok(None);
             }
             complete = self.gather(lane, &mut batch, table, now);
+            self.leave_unsaid(lane, &mut batch);
         }
-        let silent = self.mode == Mode::Sotw && !lane.is_full_state(self.mode) && batch.puts.is_empty();
-        if !lane.answer_owed && (batch.len() == 0 || silent) {
+        if !lane.answer_owed && batch.len() == 0 {
             if complete {
                 lane.settled = Some(table.revision());
             }
@@ -371,6 +372,13 @@ impl Session {
         lane.answer_owed = false;
         lane.whole_since = None;
         Ok(Some(self.send(lane, batch, complete.then_some(table.revision()), table)))
+    }
+
+    /// SotW cannot say of these kinds that something is gone; whatever named it goes instead.
+    fn leave_unsaid(&self, lane: &Lane, batch: &mut Batch) {
+        if self.mode == Mode::Sotw && !lane.is_full_state(self.mode) {
+            batch.removed.clear();
+        }
     }
 
     /// Collects what to send up to the limit. True when that is everything there is.

@@ -16,7 +16,7 @@ mod server;
 use tokio::net::TcpListener;
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let mut addresses = std::env::args().skip(1);
     let xds = addresses.next().unwrap_or_else(|| "127.0.0.1:18000".to_owned());
     let control = addresses.next().unwrap_or_else(|| "127.0.0.1:17000".to_owned());

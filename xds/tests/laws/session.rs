@@ -332,6 +332,17 @@ fn sotw_bisects_too_and_always_says_the_full_state() {
     assert_eq!(peer.apply(vec![scope("more", "a")]), ["ScopedRoute +good +iris +more"]);
 }
 
+/// Found by `fuzz`: the half with what is gone has nothing to say, and the other half waited for something to happen.
+#[test]
+fn sotw_sends_the_other_half_though_what_is_gone_cannot_be_said() {
+    let mut peer = Peer::new(Mode::Sotw);
+    peer.put(Secret, "a", "1");
+    peer.put(Secret, "b", "1");
+    assert_eq!(peer.ask(Secret, &["a", "b"]), ["Secret +a +b"]);
+    assert_eq!(peer.remove(Secret, "a"), NOTHING);
+    assert_eq!(peer.nack(Kind::Secret), ["Secret +b"]);
+}
+
 #[test]
 fn sotw_full_state_keeps_what_may_not_go_yet() {
     let mut peer = in_sync(Mode::Sotw);
