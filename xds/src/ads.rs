@@ -1,7 +1,7 @@
 //! The handle by which the owner writes the table and hears what clients did with it.
 //!
 //! One task belongs to it: it hands feedback to the owner and lets the gate's times pass; it ends with the last handle.
-//! Locks, always taken in this order and never across an await: gate, table, registry.
+//! Locks, always taken in this order and never across an await: a session, gate, table, registry.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,11 +12,12 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 use tonic::service::Routes;
 
+use crate::csds;
 use crate::gate::{Feedback, Gate, StreamId};
 use crate::message::{Mode, Tailor};
 use crate::resource::{Change, Key, Kind, Revision};
 use crate::service::{self, Discovery};
-use crate::session::{Counters, KindStatus};
+use crate::session::{Counters, KindStatus, Session};
 use crate::table::{Dangling, Table};
 use crate::time::Time;
 
@@ -57,6 +58,8 @@ pub(crate) struct Shared {
     gate: Mutex<Gate>,
     table: RwLock<Table>,
     registry: Mutex<BTreeMap<StreamId, StreamStatus>>,
+    /// Locked by its stream for each step, before anything else is.
+    sessions: Mutex<BTreeMap<StreamId, Arc<Mutex<Session>>>>,
     changes: watch::Sender<u64>,
     opened: watch::Sender<bool>,
     wake: Arc<Notify>,
@@ -74,6 +77,7 @@ impl Ads {
             config,
             table: RwLock::new(Table::new()),
             registry: Mutex::new(BTreeMap::new()),
+            sessions: Mutex::new(BTreeMap::new()),
             changes: watch::Sender::new(0),
             opened: watch::Sender::new(false),
             wake: Arc::clone(&wake),
@@ -120,7 +124,8 @@ impl Ads {
         self.shared.wake.notify_one();
     }
 
-    /// All services of the protocol: ADS, and CDS, EDS, LDS, SRDS, RDS, SDS and RTDS, each in both variants.
+    /// All services of the protocol: ADS, and CDS, EDS, LDS, SRDS, RDS, SDS and RTDS, each in both variants; and CSDS, which
+    /// tells people and tools what each client has.
     #[must_use]
     pub fn routes(&self) -> Routes {
         const { assert!(service::COUNT == 8, "one line below for each service") };
@@ -133,6 +138,7 @@ impl Ads {
             .add_service(Discovery::<5>::new(shared()))
             .add_service(Discovery::<6>::new(shared()))
             .add_service(Discovery::<7>::new(shared()))
+            .add_service(csds::service(shared()))
     }
 
     /// Every connected stream that named itself.
@@ -186,6 +192,19 @@ impl Shared {
 
     pub fn registry(&self) -> MutexGuard<'_, BTreeMap<StreamId, StreamStatus>> {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whoever is connected now.
+    pub fn sessions(&self) -> Vec<Arc<Mutex<Session>>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    pub fn joined(&self, id: StreamId, session: &Arc<Mutex<Session>>) {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner).insert(id, Arc::clone(session));
+    }
+
+    pub fn left(&self, id: StreamId) {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
     }
 
     /// Streams write their cursors to the registry while they hold the table, so none can be ahead of what is here.

@@ -12,6 +12,7 @@
 struct Readme;
 
 mod ads;
+mod csds;
 mod encode;
 mod gate;
 mod message;
@@ -27,7 +28,7 @@ pub use ads::{Ads, Config, StreamStatus};
 pub use gate::{Feedback, Gate, Progress, StreamId};
 pub use message::{Ask, Mode, Node, Nonce, Request, Response, Tailor, VersionInfo};
 pub use resource::{Change, Key, Kind, Name, Resource, Revision, Version, Visibility};
-pub use session::{Behind, Counters, KindStatus, Rejection, Session, Standing};
+pub use session::{Behind, Counters, Delivery, KindStatus, Rejection, ResourceStatus, Session, Standing};
 pub use subscription::{Interest, Moves, TooManyNames};
 pub use table::{Dangling, Table};
 pub use time::Time;

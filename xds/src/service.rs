@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -253,7 +253,7 @@ impl<W: Wire> Loop<W> {
 
     /// Waits for something to happen and deals with it. `None` when the client is gone.
     async fn advance(&mut self) -> Option<Result<(), Status>> {
-        let due = self.joined.as_ref().and_then(|joined| joined.session.due()).map(|due| self.shared.instant(due));
+        let due = self.joined.as_ref().and_then(|joined| joined.session().due()).map(|due| self.shared.instant(due));
         let timer = async {
             match due {
                 Some(due) => tokio::time::sleep_until(due).await,
@@ -284,7 +284,7 @@ impl<W: Wire> Loop<W> {
             Some(request) => self.admit(request)?,
             None => None,
         };
-        match &mut self.joined {
+        match &self.joined {
             Some(joined) => {
                 self.outbox.extend(joined.step(request)?);
                 Ok(())
@@ -330,7 +330,7 @@ impl<W: Wire> Loop<W> {
 struct Joined {
     shared: Arc<Shared>,
     id: StreamId,
-    session: Session,
+    session: Arc<Mutex<Session>>,
 }
 
 impl Joined {
@@ -349,31 +349,38 @@ impl Joined {
             counters: session.counters().clone(),
         };
         shared.registry().insert(id, status);
+        let session = Arc::new(Mutex::new(session));
+        shared.joined(id, &session);
         shared.wake();
         Joined { shared, id, session }
     }
 
-    fn step(&mut self, request: Option<Request>) -> Result<Vec<Response>, Status> {
+    fn session(&self) -> MutexGuard<'_, Session> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn step(&self, request: Option<Request>) -> Result<Vec<Response>, Status> {
         let now = self.shared.now();
+        let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
         let outstanding = self.shared.gate().outstanding(self.id);
         let (responses, standings, progress) = {
             let table = self.shared.table();
             if let Some(request) = request {
-                let taken = self.session.on_request(request, &table, now);
+                let taken = session.on_request(request, &table, now);
                 taken.map_err(|refused| Status::resource_exhausted(refused.to_string()))?;
             }
-            let responses = self.session.poll(&table, now).map_err(|behind| Status::aborted(behind.to_string()))?;
+            let responses = session.poll(&table, now).map_err(|behind| Status::aborted(behind.to_string()))?;
             let standings: Vec<_> = outstanding
                 .into_iter()
-                .map(|key| (self.session.standing(&key, &table), key))
+                .map(|key| (session.standing(&key, &table), key))
                 .filter(|(standing, _)| *standing != Standing::Outstanding)
                 .map(|(standing, key)| (key, standing))
                 .collect();
-            (responses, standings, self.record())
+            (responses, standings, self.record(&session))
         };
         let mut gate = self.shared.gate();
-        for rejection in self.session.take_rejections() {
-            let node = &self.session.node().id;
+        for rejection in session.take_rejections() {
+            let node = &session.node().id;
             tracing::warn!(stream = self.id.0, %node, key = %rejection.key, error = %rejection.message, "resource refused");
             gate.reject(node, rejection);
         }
@@ -387,8 +394,8 @@ impl Joined {
     }
 
     /// Writes the status down. Called with the table held, so that no tombstone goes before its cursor is known.
-    fn record(&self) -> Progress {
-        let kinds = self.session.status();
+    fn record(&self, session: &Session) -> Progress {
+        let kinds = session.status();
         let mut progress: Progress = [None; Kind::COUNT];
         for status in &kinds {
             progress[status.kind.index()] = Some(status.settled);
@@ -396,7 +403,7 @@ impl Joined {
         if let Some(status) = self.shared.registry().get_mut(&self.id) {
             status.synced = !kinds.is_empty() && kinds.iter().all(|kind| kind.settled.is_some());
             status.kinds = kinds;
-            status.counters.clone_from(self.session.counters());
+            status.counters.clone_from(session.counters());
         }
         progress
     }
@@ -404,8 +411,12 @@ impl Joined {
 
 impl Drop for Joined {
     fn drop(&mut self) {
-        tracing::info!(stream = self.id.0, node = %self.session.node().id, "stream closed");
-        let served = self.session.counters().responses > 0 || self.session.status().iter().any(|k| k.settled.is_some());
+        let served = {
+            let session = self.session();
+            tracing::info!(stream = self.id.0, node = %session.node().id, "stream closed");
+            session.counters().responses > 0 || session.status().iter().any(|k| k.settled.is_some())
+        };
+        self.shared.left(self.id);
         let now = self.shared.now();
         self.shared.gate().disconnect(self.id, served, now);
         self.shared.registry().remove(&self.id);

@@ -32,7 +32,7 @@ use crate::table::Table;
 use crate::time::Time;
 use lane::{Inflight, Lane, Why};
 use readiness::Verdict;
-pub use status::{Behind, Counters, KindStatus, Rejection, Standing};
+pub use status::{Behind, Counters, Delivery, KindStatus, Rejection, ResourceStatus, Standing};
 
 #[derive(Debug)]
 pub struct Session {
@@ -302,8 +302,8 @@ impl Session {
         }
         for (name, version) in inflight.items {
             let key = Key { kind: lane.kind, name: name.clone() };
+            lane.refuse(name, version, &message);
             self.rejections.push(Rejection { key, version, message: message.clone() });
-            lane.quarantine.insert(name, version);
         }
     }
 
@@ -430,12 +430,12 @@ impl Session {
         match self.judge(lane, name, why, table, now) {
             Verdict::Put(resource) => {
                 lane.held.remove(name);
-                lane.quarantine.remove(name);
+                lane.release(name);
                 batch.puts.push(resource);
             }
             Verdict::Remove => {
                 lane.held.remove(name);
-                lane.quarantine.remove(name);
+                lane.release(name);
                 batch.removed.push(name.clone());
             }
             Verdict::Hold => {

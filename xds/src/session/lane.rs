@@ -16,6 +16,9 @@ use crate::time::Time;
 /// once were measured to hold requests up for 55-86 ms, 500-2,000 for 12-16 ms.
 const SCOPES_PER_RESPONSE: usize = 1_000;
 
+/// Refusals of one kind whose texts are kept, 4 kB each at most: a client may refuse everything.
+const REASONS_MAX: usize = 100;
+
 /// Why a name is looked at again although the cursor passed it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Why {
@@ -47,6 +50,8 @@ pub(super) struct Lane {
     pub held: BTreeMap<Name, Revision>,
     /// What this client refused, `None` for a refused removal. Not sent again until it changes.
     pub quarantine: BTreeMap<Name, Option<Version>>,
+    /// What it said about some of them, for people.
+    pub reasons: BTreeMap<Name, Arc<str>>,
     /// The parts of refused responses, to be sent one after the other until the culprit is alone.
     pub bisect: VecDeque<BTreeSet<Name>>,
     pub inflight: Option<Inflight>,
@@ -73,6 +78,7 @@ impl Lane {
             pending: BTreeMap::new(),
             held: BTreeMap::new(),
             quarantine: BTreeMap::new(),
+            reasons: BTreeMap::new(),
             bisect: VecDeque::new(),
             inflight: None,
             last_nonce: None,
@@ -111,11 +117,25 @@ impl Lane {
             || self.bisect.iter().any(|names| names.contains(name))
     }
 
+    /// It is refused until it changes.
+    pub fn refuse(&mut self, name: Name, version: Option<Version>, reason: &str) {
+        if self.reasons.len() < REASONS_MAX {
+            self.reasons.insert(name.clone(), reason.into());
+        }
+        self.quarantine.insert(name, version);
+    }
+
+    /// What was refused has changed.
+    pub fn release(&mut self, name: &Name) {
+        self.quarantine.remove(name);
+        self.reasons.remove(name);
+    }
+
     /// Forgets a name that is not subscribed any more.
     pub fn forget(&mut self, name: &Name) {
         self.pending.remove(name);
         self.held.remove(name);
-        self.quarantine.remove(name);
+        self.release(name);
         self.state.remove(name);
     }
 }

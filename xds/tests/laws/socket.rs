@@ -16,7 +16,7 @@ use crate::peer::resource;
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
-async fn serve(drain_grace: Duration) -> (Ads, mpsc::Receiver<Feedback>, SocketAddr) {
+pub async fn serve(drain_grace: Duration) -> (Ads, mpsc::Receiver<Feedback>, SocketAddr) {
     let (ads, feedback) = Ads::new(Config { lag_after: 2 * DEADLINE, drain_grace, tailor: None });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -25,15 +25,15 @@ async fn serve(drain_grace: Duration) -> (Ads, mpsc::Receiver<Feedback>, SocketA
     (ads, feedback, address)
 }
 
-async fn client(address: SocketAddr) -> AggregatedDiscoveryServiceClient<Channel> {
+pub async fn client(address: SocketAddr) -> AggregatedDiscoveryServiceClient<Channel> {
     AggregatedDiscoveryServiceClient::connect(format!("http://{address}")).await.unwrap()
 }
 
-fn node(id: &str) -> Option<Node> {
+pub fn node(id: &str) -> Option<Node> {
     Some(Node { id: id.into(), ..Node::default() })
 }
 
-fn delta(kind: Kind, nonce: &str) -> DeltaDiscoveryRequest {
+pub fn delta(kind: Kind, nonce: &str) -> DeltaDiscoveryRequest {
     DeltaDiscoveryRequest {
         type_url: kind.type_url().into(),
         response_nonce: nonce.into(),

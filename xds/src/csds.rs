@@ -1,0 +1,143 @@
+//! The client status discovery service: what each client has, what is on its way and what it refused. For people and tools.
+//!
+//! An answer looks at every resource of every client that is asked for, so ask for one client where there are many.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::admin::v3::{ClientResourceStatus, UpdateFailureState};
+use envoy_types::pb::envoy::config::core::v3::Node as WireNode;
+use envoy_types::pb::envoy::service::status::v3::client_config::GenericXdsConfig;
+use envoy_types::pb::envoy::service::status::v3::client_status_discovery_service_server::{
+    ClientStatusDiscoveryService, ClientStatusDiscoveryServiceServer,
+};
+use envoy_types::pb::envoy::service::status::v3::{
+    ClientConfig, ClientStatusRequest, ClientStatusResponse, ConfigStatus,
+};
+use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
+use envoy_types::pb::envoy::r#type::matcher::v3::{NodeMatcher, StringMatcher};
+use envoy_types::pb::google::protobuf::Any;
+use futures_util::{Stream, StreamExt};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::ads::Shared;
+use crate::session::{Delivery, ResourceStatus};
+
+#[derive(Clone, Debug)]
+pub(crate) struct Csds {
+    shared: Arc<Shared>,
+}
+
+pub(crate) fn service(shared: Arc<Shared>) -> ClientStatusDiscoveryServiceServer<Csds> {
+    ClientStatusDiscoveryServiceServer::new(Csds { shared }).max_encoding_message_size(usize::MAX)
+}
+
+impl Csds {
+    fn answer(&self, request: &ClientStatusRequest) -> Result<ClientStatusResponse, Status> {
+        request.node_matchers.iter().try_for_each(check)?;
+        let mut config = Vec::new();
+        for session in self.shared.sessions() {
+            let session = session.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let node = session.node();
+            if !request.node_matchers.is_empty() && !request.node_matchers.iter().any(|of| matches(of, &node.id)) {
+                continue;
+            }
+            let node = WireNode { id: node.id.clone(), cluster: node.cluster.clone(), ..WireNode::default() };
+            let resources = session.resources(&self.shared.table());
+            drop(session);
+            let configs = resources.iter().map(|resource| generic(resource, !request.exclude_resource_contents));
+            config.push(ClientConfig {
+                node: Some(node),
+                generic_xds_configs: configs.collect(),
+                ..ClientConfig::default()
+            });
+        }
+        Ok(ClientStatusResponse { config })
+    }
+}
+
+fn generic(status: &ResourceStatus, with_contents: bool) -> GenericXdsConfig {
+    let version = status.resource.as_ref().map(|resource| resource.version_text().into_owned());
+    let type_url = status.key.kind.type_url().to_owned();
+    let contents = status.resource.as_ref().filter(|_| with_contents);
+    let error = match &status.delivery {
+        Delivery::Refused(reason) => Some(UpdateFailureState {
+            details: reason.as_deref().unwrap_or("refused").to_owned(),
+            version_info: version.clone().unwrap_or_default(),
+            ..UpdateFailureState::default()
+        }),
+        Delivery::Waiting | Delivery::Sent | Delivery::Applied => None,
+    };
+    let of_server = match &status.delivery {
+        Delivery::Waiting => ConfigStatus::NotSent,
+        Delivery::Sent => ConfigStatus::Stale,
+        Delivery::Applied => ConfigStatus::Synced,
+        Delivery::Refused(_) => ConfigStatus::Error,
+    };
+    let of_client = match (&status.delivery, &status.resource) {
+        (Delivery::Waiting | Delivery::Sent, _) => ClientResourceStatus::Requested,
+        (Delivery::Applied, None) => ClientResourceStatus::DoesNotExist,
+        (Delivery::Applied, Some(_)) => ClientResourceStatus::Acked,
+        (Delivery::Refused(_), _) => ClientResourceStatus::Nacked,
+    };
+    GenericXdsConfig {
+        xds_config: contents.map(|of| Any { type_url: type_url.clone(), value: of.body().to_vec() }),
+        type_url,
+        name: status.key.name.to_string(),
+        version_info: version.unwrap_or_default(),
+        config_status: of_server.into(),
+        client_status: of_client.into(),
+        error_state: error,
+        ..GenericXdsConfig::default()
+    }
+}
+
+/// What is not understood is refused, or it would seem that nobody matches.
+fn check(matcher: &NodeMatcher) -> Result<(), Status> {
+    if !matcher.node_metadatas.is_empty() {
+        return Err(Status::unimplemented("node_matchers.node_metadatas: only node_id is looked at"));
+    }
+    match matcher.node_id.as_ref().and_then(|id| id.match_pattern.as_ref()) {
+        Some(
+            MatchPattern::Exact(_) | MatchPattern::Prefix(_) | MatchPattern::Suffix(_) | MatchPattern::Contains(_),
+        ) => Ok(()),
+        Some(MatchPattern::SafeRegex(_) | MatchPattern::Custom(_)) => {
+            Err(Status::unimplemented("node_matchers.node_id: only exact, prefix, suffix and contains are known"))
+        }
+        None => Err(Status::invalid_argument("node_matchers.node_id: is missing")),
+    }
+}
+
+fn matches(matcher: &NodeMatcher, id: &str) -> bool {
+    let Some(StringMatcher { match_pattern: Some(pattern), ignore_case }) = &matcher.node_id else { return false };
+    let fold = |text: &str| if *ignore_case { text.to_lowercase() } else { text.to_owned() };
+    let id = fold(id);
+    match pattern {
+        MatchPattern::Exact(text) => id == fold(text),
+        MatchPattern::Prefix(text) => id.starts_with(&fold(text)),
+        MatchPattern::Suffix(text) => id.ends_with(&fold(text)),
+        MatchPattern::Contains(text) => id.contains(&fold(text)),
+        MatchPattern::SafeRegex(_) | MatchPattern::Custom(_) => false,
+    }
+}
+
+#[tonic::async_trait]
+impl ClientStatusDiscoveryService for Csds {
+    type StreamClientStatusStream = Pin<Box<dyn Stream<Item = Result<ClientStatusResponse, Status>> + Send>>;
+
+    async fn stream_client_status(
+        &self,
+        request: Request<Streaming<ClientStatusRequest>>,
+    ) -> Result<Response<Self::StreamClientStatusStream>, Status> {
+        let csds = self.clone();
+        let answers = request.into_inner().map(move |request| csds.answer(&request?));
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn fetch_client_status(
+        &self,
+        request: Request<ClientStatusRequest>,
+    ) -> Result<Response<ClientStatusResponse>, Status> {
+        self.answer(request.get_ref()).map(Response::new)
+    }
+}
