@@ -8,6 +8,7 @@ use std::sync::Arc;
 use envoy_types::pb::envoy::admin::v3::{ClientResourceStatus, UpdateFailureState};
 use envoy_types::pb::envoy::config::core::v3::Node as WireNode;
 use envoy_types::pb::envoy::service::status::v3::client_config::GenericXdsConfig;
+use envoy_types::pb::envoy::service::status::v3::client_status_discovery_service_client::ClientStatusDiscoveryServiceClient;
 use envoy_types::pb::envoy::service::status::v3::client_status_discovery_service_server::{
     ClientStatusDiscoveryService, ClientStatusDiscoveryServiceServer,
 };
@@ -18,9 +19,11 @@ use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use envoy_types::pb::envoy::r#type::matcher::v3::{NodeMatcher, StringMatcher};
 use envoy_types::pb::google::protobuf::Any;
 use futures_util::{Stream, StreamExt};
+use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::ads::Shared;
+use crate::resource::Kind;
 use crate::session::{Delivery, ResourceStatus};
 
 #[derive(Clone, Debug)]
@@ -90,6 +93,57 @@ fn generic(status: &ResourceStatus, with_contents: bool) -> GenericXdsConfig {
         error_state: error,
         ..GenericXdsConfig::default()
     }
+}
+
+/// What a server says of one of its clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientStatus {
+    pub node: String,
+    pub resources: Vec<Told>,
+}
+
+/// What a server says of one resource of a client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// None: a type that this version does not know.
+    pub kind: Option<Kind>,
+    pub name: String,
+    /// Empty: it is not there.
+    pub version: String,
+    pub delivery: Delivery,
+}
+
+/// Asks a server for one client, or for all.
+///
+/// # Errors
+/// What the server, or the way to it, says.
+pub async fn fetch(channel: Channel, node: Option<&str>) -> Result<Vec<ClientStatus>, Status> {
+    let exact =
+        |id: &str| StringMatcher { match_pattern: Some(MatchPattern::Exact(id.to_owned())), ignore_case: false };
+    let matcher = |id: &str| NodeMatcher { node_id: Some(exact(id)), node_metadatas: Vec::new() };
+    let request = ClientStatusRequest {
+        node_matchers: node.map(matcher).into_iter().collect(),
+        exclude_resource_contents: true,
+        ..ClientStatusRequest::default()
+    };
+    let mut client = ClientStatusDiscoveryServiceClient::new(channel).max_decoding_message_size(usize::MAX);
+    let answer = client.fetch_client_status(request).await?.into_inner();
+    let told = |of: GenericXdsConfig| Told {
+        kind: Kind::from_type_url(&of.type_url),
+        delivery: match of.config_status() {
+            ConfigStatus::Synced => Delivery::Applied,
+            ConfigStatus::Stale => Delivery::Sent,
+            ConfigStatus::Error => Delivery::Refused(of.error_state.map(|error| error.details.into())),
+            ConfigStatus::NotSent | ConfigStatus::Unknown => Delivery::Waiting,
+        },
+        name: of.name,
+        version: of.version_info,
+    };
+    let status = |config: ClientConfig| ClientStatus {
+        node: config.node.unwrap_or_default().id,
+        resources: config.generic_xds_configs.into_iter().map(told).collect(),
+    };
+    Ok(answer.config.into_iter().map(status).collect())
 }
 
 /// What is not understood is refused, or it would seem that nobody matches.

@@ -25,6 +25,7 @@ mod time;
 mod wire;
 
 pub use ads::{Ads, Config, StreamStatus};
+pub use csds::{ClientStatus, Told, fetch};
 pub use gate::{Feedback, Gate, Progress, StreamId};
 pub use message::{Ask, Mode, Node, Nonce, Request, Response, Tailor, VersionInfo};
 pub use resource::{Change, Key, Kind, Name, Resource, Revision, Version, Visibility};

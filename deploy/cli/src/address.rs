@@ -21,6 +21,7 @@ pub(crate) enum Target {
     Scheduler,
     Inference,
     Log,
+    Xds,
 }
 
 impl Target {
@@ -30,6 +31,7 @@ impl Target {
             Target::Scheduler => "--scheduler-host",
             Target::Inference => "--inference-host",
             Target::Log => "--log-host",
+            Target::Xds => "--xds-host",
         }
     }
 
@@ -38,6 +40,7 @@ impl Target {
             Target::Scheduler => "SELDON_SCHEDULE_HOST",
             Target::Inference => "SELDON_INFER_HOST",
             Target::Log => "SWITCHYARD_LOG_HOST",
+            Target::Xds => "SWITCHYARD_XDS_HOST",
         }
     }
 
@@ -46,6 +49,7 @@ impl Target {
             Target::Scheduler => "127.0.0.1:9004",
             Target::Inference => "127.0.0.1:9000",
             Target::Log => "127.0.0.1:9012",
+            Target::Xds => "127.0.0.1:9002",
         }
     }
 
@@ -55,6 +59,7 @@ impl Target {
             Target::Scheduler => "0.0.0.0:9004",
             Target::Inference => "0.0.0.0:9000",
             Target::Log => "0.0.0.0:9012",
+            Target::Xds => "0.0.0.0:9002",
         }
     }
 
@@ -68,8 +73,8 @@ impl Target {
             Target::Scheduler => Ok(config.controlplane.scheduler_host),
             Target::Inference if config.dataplane.tls => Err(config::Error::Tls { key, field: "dataplane.tls" }),
             Target::Inference => Ok(config.dataplane.infer_host),
-            // The compatible configuration knows Kafka only.
-            Target::Log => Ok(String::new()),
+            // The compatible configuration knows neither.
+            Target::Log | Target::Xds => Ok(String::new()),
         }
     }
 }
@@ -80,6 +85,7 @@ impl fmt::Display for Target {
             Target::Scheduler => "the scheduler",
             Target::Inference => "Envoy",
             Target::Log => "the log",
+            Target::Xds => "the scheduler's port for Envoys",
         })
     }
 }
@@ -156,6 +162,7 @@ struct Endpoints {
     scheduler: Option<String>,
     inference: Option<String>,
     log: Option<String>,
+    xds: Option<String>,
 }
 
 /// Where `target` is. `variable` reads the environment.
@@ -176,6 +183,7 @@ pub(crate) fn find(
                 Target::Scheduler => endpoints.scheduler,
                 Target::Inference => endpoints.inference,
                 Target::Log => endpoints.log,
+                Target::Xds => endpoints.xds,
             };
             if let Some(text) = written {
                 return parse(target, &text, Origin::File(path));

@@ -3,6 +3,7 @@
 pub(crate) mod inference;
 pub(crate) mod log;
 pub(crate) mod scheduler;
+pub(crate) mod xds;
 
 use std::time::Duration;
 

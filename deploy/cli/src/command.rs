@@ -36,6 +36,8 @@ pub(crate) enum Verb {
     Experiment(verb::experiment::Group),
     /// Inspect and scale servers.
     Server(verb::server::Group),
+    /// See what each Envoy has, what is on its way, and what it refused.
+    Envoy(verb::envoy::Group),
     /// Find out where a request for a pipeline stops.
     Doctor(Box<verb::doctor::Flags>),
     /// Declare everything that a file has.

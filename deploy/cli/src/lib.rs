@@ -71,6 +71,7 @@ fn run(verb: Verb) -> Result<(), Error> {
         Verb::Unload(flags) => block_on(verb::file::unload(flags, &mut Output::stdout())),
         Verb::Status(flags) => block_on(verb::file::status(flags, &mut Output::stdout())),
         Verb::Config(config) => verb::config::run(config.verb, Voice::Switchyard, &mut Output::stdout()),
+        Verb::Envoy(envoy) => block_on(verb::envoy::run(envoy.verb, &mut Output::stdout())),
         Verb::Server(server) => block_on(verb::server::run(server.verb, &mut Output::stdout())),
         Verb::Store(store) => verb::store::run(store.verb, &mut Output::stdout()),
         Verb::Up(flags) => serve(up::run(*flags)),

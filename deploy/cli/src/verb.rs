@@ -3,6 +3,7 @@
 pub(crate) mod apply;
 pub(crate) mod config;
 pub(crate) mod doctor;
+pub(crate) mod envoy;
 pub(crate) mod experiment;
 pub(crate) mod file;
 pub(crate) mod infer;
@@ -35,6 +36,8 @@ pub(crate) enum Error {
     Name(#[from] BadName),
     #[error("{0} is not known to the scheduler: `switchyard {kind} list` shows what is", kind = .0.kind)]
     Unknown(Named),
+    #[error("no Envoy {node} is connected: {}", shown_nodes(.connected))]
+    NoEnvoy { node: String, connected: Vec<String> },
     #[error("{0} is unloaded already, or about to be")]
     Leaving(Named),
     #[error("give the name of the {kind}, or a manifest with -f")]
@@ -130,6 +133,14 @@ where
         }
         sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Which Envoys there are, for an error.
+fn shown_nodes(nodes: &[String]) -> String {
+    match nodes {
+        [] => "none is".to_owned(),
+        [..] => format!("{} are", nodes.join(", ")),
     }
 }
 

@@ -43,6 +43,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "scheduler",
             "topic-log",
             "worker",
+            "xds",
         ],
     ),
 ];

@@ -16,6 +16,8 @@ pub(crate) struct Endpoints {
     pub(crate) envoys: Vec<String>,
     /// The log.
     pub(crate) log: String,
+    /// The scheduler's port for Envoys.
+    pub(crate) xds: String,
     /// Health and metrics.
     pub(crate) health: String,
     /// The process.

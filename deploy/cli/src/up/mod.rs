@@ -185,6 +185,7 @@ async fn start(flags: &Flags, tasks: &Tasks, started: Instant) -> Result<endpoin
         inference: format!("127.0.0.1:{first}"),
         envoys: inference.iter().map(|port| format!("127.0.0.1:{port}")).collect(),
         log: dataplane.log.to_string(),
+        xds: sockets.xds.to_string(),
         health: sockets.health.to_string(),
         pid: std::process::id(),
     };

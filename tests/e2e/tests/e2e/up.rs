@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use harness::{Load, Part, Ports, Rest, Target, iris, root, run, until};
+use harness::{Load, Part, Ports, Rest, Said, Target, iris, root, run, until};
 use http::StatusCode;
 
 use crate::{LOADS_WITHIN, RATE};
@@ -93,6 +93,8 @@ async fn everything_comes_back_after_the_whole_process_was_killed() -> Result<()
     })
     .await?;
 
+    envoys_are_shown(&verb).await?;
+
     let load = |envoys: &[SocketAddr]| {
         let targets = envoys.iter().map(|envoy| Target { envoy: *envoy, model: "iris".to_owned() });
         Load::start(targets.collect(), RATE)
@@ -153,5 +155,28 @@ async fn the_demo_ends_with_status_0_and_a_taken_port_with_status_1_and_its_numb
     let _listener = std::net::TcpListener::bind(("127.0.0.1", taken))?;
     let said = run(folder.path(), &[], &["up", "--dir", &dir, "--port-base", &base]).await?.failed(1)?;
     ensure!(said.contains(&taken.to_string()) && said.contains("--port-base"), "{said}");
+    Ok(())
+}
+
+/// What each Envoy has, with nothing left to send.
+async fn envoys_are_shown(verb: &impl AsyncFn(&[&str]) -> Result<Said>) -> Result<()> {
+    until(LOADS_WITHIN, "both Envoys have everything", async || {
+        let listed: serde_json::Value = serde_json::from_str(&verb(&["envoy", "list", "-o", "json"]).await?.well()?)?;
+        let nodes: Vec<&str> = listed.as_array().into_iter().flatten().filter_map(|of| of["node"].as_str()).collect();
+        ensure!(nodes.len() == 2 && nodes[0] != nodes[1], "{listed}");
+        for node in &nodes {
+            let kinds = verb(&["envoy", "status", node]).await?.well()?;
+            ensure!(
+                ["Cluster", "Endpoints", "Listener", "ScopedRoute"].iter().all(|kind| kinds.contains(kind)),
+                "{kinds}"
+            );
+            let left = verb(&["envoy", "diff", node]).await?.well()?;
+            ensure!(left.trim().is_empty(), "{left}");
+        }
+        Ok(())
+    })
+    .await?;
+    let said = verb(&["envoy", "status", "nobody"]).await?.failed(1)?;
+    ensure!(said.contains("no Envoy nobody is connected") && said.contains("envoy-0"), "{said}");
     Ok(())
 }
