@@ -30,6 +30,8 @@ pub(crate) enum Failure {
     NoTarget,
     #[error("{0:?} is no pipeline: the header seldon-model must be <name>.pipeline")]
     BadTarget(String),
+    #[error("{0} is not served: pipelines infer and tell whether they are ready, and have no metadata")]
+    NotServed(String),
     #[error("there is no pipeline {0}")]
     Unknown(PipelineName),
     #[error("the gateway starts and does not know yet which pipelines there are")]
@@ -104,7 +106,7 @@ impl Failure {
                 (Code::InvalidArgument, 400)
             }
             Self::Headers { .. } => (Code::InvalidArgument, 431),
-            Self::Unknown(_) => (Code::NotFound, 404),
+            Self::NotServed(_) | Self::Unknown(_) => (Code::NotFound, 404),
             Self::NoOutput(_) => (Code::FailedPrecondition, 422),
             Self::TooLarge(_) => (Code::ResourceExhausted, 413),
             Self::Log(topic_log::Error::TooLarge { .. }) => (Code::ResourceExhausted, 413),

@@ -11,14 +11,14 @@ use axum::routing::{any, get};
 use bytes::Bytes;
 use domain::PipelineName;
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use messages::inference::ModelInferResponse;
 use oip::{Contents, InferRequest, InferResponse, TextStyle};
 use prost::Message;
 
 use crate::admission::{AdmittedBody, Place};
-use crate::failure::{Failure, Refusal};
+use crate::failure::{ErrorStyle, Failure, Refusal};
 use crate::gateway::{Entry, Gateway, Readiness, Reply, shown, target, timeout, travelling};
 
 /// Where the JSON of a body with binary tensors ends.
@@ -31,7 +31,12 @@ pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
         .route("/v2/models/{name}/infer", any(infer_header))
         .route("/v2/pipelines/{name}/ready", any(ready_path))
         .route("/v2/models/{name}/ready", any(ready_header))
+        .fallback(not_served)
         .with_state(gateway)
+}
+
+async fn not_served(method: Method, uri: Uri) -> Response {
+    Failure::NotServed(format!("{method} {}", uri.path())).to_response(ErrorStyle::Structured)
 }
 
 async fn infer_path(State(gateway): State<Arc<Gateway>>, Path(name): Path<String>, request: Request) -> Response {

@@ -275,6 +275,8 @@ async fn a_pipeline_that_is_not_there_not_ready_or_too_slow_says_so_at_once() ->
     let metadata = harness::with_metadata(pb::ModelMetadataRequest::default(), &[("seldon-model", "p.pipeline")]);
     let status = rpc.model_metadata(metadata).await.err().context("no metadata")?;
     ensure!(status.code() == tonic::Code::Unimplemented, "{status:?}");
+    let answer = rest.get("/v2/models/p", &[("seldon-model", "p.pipeline")]).await?;
+    ensure!(answer.status == StatusCode::NOT_FOUND && answer.error()?.contains("no metadata"), "{}", answer.body);
     // Straight at the gateway, which Envoy would not ask for a pipeline that is not there.
     let direct = harness::Rest::new(up.address(9_010));
     let answer = direct.post("/v2/pipelines/nobody/infer", &[], ASK).await?;
