@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tonic::service::Routes;
 
@@ -32,6 +32,20 @@ pub struct Config {
     /// How long a lost stream is taken to be using what it was told.
     pub drain_grace: Duration,
     pub tailor: Option<Tailor>,
+    /// How many streams may be in their first answers at a time: each holds a list of everything until its client has ACKed
+    /// it, or `lag_after` has passed.
+    pub first_answers: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            lag_after: Duration::from_secs(5),
+            drain_grace: Duration::from_secs(10),
+            tailor: None,
+            first_answers: 16,
+        }
+    }
 }
 
 /// One connected stream.
@@ -63,6 +77,7 @@ pub(crate) struct Shared {
     changes: watch::Sender<u64>,
     opened: watch::Sender<bool>,
     wake: Arc<Notify>,
+    pub admission: Arc<Semaphore>,
     streams: AtomicU64,
     started: Instant,
 }
@@ -74,6 +89,7 @@ impl Ads {
         let wake = Arc::new(Notify::new());
         let shared = Arc::new(Shared {
             gate: Mutex::new(Gate::new(config.lag_after, config.drain_grace)),
+            admission: Arc::new(Semaphore::new(config.first_answers.max(1))),
             config,
             table: RwLock::new(Table::new()),
             registry: Mutex::new(BTreeMap::new()),

@@ -17,7 +17,7 @@ use futures_util::Stream;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue};
 use http_body::{Body, Frame};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tonic::codec::{Codec, Streaming};
 use tonic::codegen::Service;
 use tonic::server::NamedService;
@@ -30,6 +30,7 @@ use crate::gate::{Progress, StreamId};
 use crate::message::{Mode, Node, Request, Response};
 use crate::resource::Kind;
 use crate::session::{Session, Standing};
+use crate::time::Time;
 use crate::wire::{self, Delta, Sotw, Wire};
 
 /// A request at 100,000 models lists as many versions: 1.7 MB. Room for long names and forty times the models.
@@ -253,7 +254,9 @@ impl<W: Wire> Loop<W> {
 
     /// Waits for something to happen and deals with it. `None` when the client is gone.
     async fn advance(&mut self) -> Option<Result<(), Status>> {
-        let due = self.joined.as_ref().and_then(|joined| joined.session().due()).map(|due| self.shared.instant(due));
+        let due = self.joined.as_ref().and_then(Joined::due).map(|due| self.shared.instant(due));
+        let waits = self.joined.as_ref().is_some_and(|joined| matches!(joined.admission, Admission::Waiting));
+        let admission = Arc::clone(&self.shared.admission);
         let timer = async {
             match due {
                 Some(due) => tokio::time::sleep_until(due).await,
@@ -274,6 +277,13 @@ impl<W: Wire> Loop<W> {
                 changed.ok()?;
                 None
             }
+            // Closed it never is.
+            Ok(permit) = admission.acquire_owned(), if waits => {
+                if let Some(joined) = &mut self.joined {
+                    joined.admission = Admission::held(permit, &self.shared);
+                }
+                None
+            }
             () = timer => None,
         };
         Some(self.step(request))
@@ -284,7 +294,7 @@ impl<W: Wire> Loop<W> {
             Some(request) => self.admit(request)?,
             None => None,
         };
-        match &self.joined {
+        match &mut self.joined {
             Some(joined) => {
                 self.outbox.extend(joined.step(request)?);
                 Ok(())
@@ -326,11 +336,48 @@ impl<W: Wire> Loop<W> {
     }
 }
 
+/// Few streams at a time are in their first answers, which are large.
+enum Admission {
+    None,
+    /// Others are; it is told when it may.
+    Waiting,
+    /// It is, and lets another one go on at this time.
+    Held {
+        _permit: OwnedSemaphorePermit,
+        until: Time,
+    },
+    /// Its client takes long; others go on, and it does, too.
+    Over,
+}
+
+impl Admission {
+    fn advance(&mut self, is_first: bool, shared: &Shared, now: Time) {
+        *self = match std::mem::replace(self, Admission::None) {
+            _ if !is_first => Admission::None,
+            Admission::Held { until, .. } if until <= now => Admission::Over,
+            Admission::None | Admission::Waiting => match Arc::clone(&shared.admission).try_acquire_owned() {
+                Ok(permit) => Admission::held(permit, shared),
+                Err(_) => Admission::Waiting,
+            },
+            as_it_is @ (Admission::Held { .. } | Admission::Over) => as_it_is,
+        };
+    }
+
+    fn held(permit: OwnedSemaphorePermit, shared: &Shared) -> Self {
+        Admission::Held { _permit: permit, until: shared.now().after(shared.config.lag_after) }
+    }
+
+    fn allows(&self) -> bool {
+        !matches!(self, Admission::Waiting)
+    }
+}
+
 /// A stream whose client named itself. Dropping it is how the others learn that it is gone.
 struct Joined {
     shared: Arc<Shared>,
     id: StreamId,
     session: Arc<Mutex<Session>>,
+    admission: Admission,
 }
 
 impl Joined {
@@ -352,14 +399,23 @@ impl Joined {
         let session = Arc::new(Mutex::new(session));
         shared.joined(id, &session);
         shared.wake();
-        Joined { shared, id, session }
+        Joined { shared, id, session, admission: Admission::None }
+    }
+
+    /// When to step again although nothing happened.
+    fn due(&self) -> Option<Time> {
+        let until = match &self.admission {
+            Admission::Held { until, .. } => Some(*until),
+            Admission::None | Admission::Waiting | Admission::Over => None,
+        };
+        self.session().due().into_iter().chain(until).min()
     }
 
     fn session(&self) -> MutexGuard<'_, Session> {
         self.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn step(&self, request: Option<Request>) -> Result<Vec<Response>, Status> {
+    fn step(&mut self, request: Option<Request>) -> Result<Vec<Response>, Status> {
         let now = self.shared.now();
         let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
         let outstanding = self.shared.gate().outstanding(self.id);
@@ -369,6 +425,9 @@ impl Joined {
                 let taken = session.on_request(request, &table, now);
                 taken.map_err(|refused| Status::resource_exhausted(refused.to_string()))?;
             }
+            let is_first = session.is_in_first_answer();
+            self.admission.advance(is_first, &self.shared, now);
+            session.admit(self.admission.allows(), now);
             let responses = session.poll(&table, now).map_err(|behind| Status::aborted(behind.to_string()))?;
             let standings: Vec<_> = outstanding
                 .into_iter()

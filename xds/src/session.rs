@@ -56,6 +56,8 @@ pub struct Session {
     nonce: u64,
     rejections: Vec<Rejection>,
     counters: Counters,
+    /// First answers may be given.
+    admitted: bool,
 }
 
 #[derive(Default)]
@@ -88,7 +90,25 @@ impl Session {
             nonce: 0,
             rejections: Vec::new(),
             counters: Counters::default(),
+            admitted: true,
         }
+    }
+
+    /// Whether first answers may be given: they are large, and a server gives few at a time. Patience begins with it.
+    pub fn admit(&mut self, admitted: bool, now: Time) {
+        if admitted && !std::mem::replace(&mut self.admitted, admitted) {
+            self.lanes.iter_mut().flatten().filter_map(|lane| lane.whole_since.as_mut()).for_each(|since| *since = now);
+        }
+        self.admitted = admitted;
+    }
+
+    /// A first answer is due or not ACKed yet.
+    #[must_use]
+    pub fn is_in_first_answer(&self) -> bool {
+        let is_first = |lane: &Lane| {
+            lane.whole_since.is_some() || lane.inflight.as_ref().is_some_and(|inflight| inflight.is_first)
+        };
+        self.lanes.iter().flatten().any(is_first)
     }
 
     #[must_use]
@@ -161,7 +181,10 @@ impl Session {
         let lanes = self.lanes.iter().flatten();
         lanes
             .flat_map(|lane| {
-                let whole = lane.whole_since.filter(|_| lane.inflight.is_none()).map(|at| at.after(self.patience));
+                let whole = lane
+                    .whole_since
+                    .filter(|_| lane.inflight.is_none() && self.admitted)
+                    .map(|at| at.after(self.patience));
                 let held = !lane.held.is_empty() && lane.inflight.is_none() && lane.whole_since.is_none();
                 whole.into_iter().chain(held.then_some(lane.retry_at))
             })
@@ -357,7 +380,7 @@ impl Session {
             if lane.whole_since.is_none() && table.is_behind(lane.kind, lane.cursor) {
                 return Err(Behind { kind: lane.kind });
             }
-            if self.must_wait(lane, table, now) {
+            if lane.whole_since.is_some() && !self.admitted || self.must_wait(lane, table, now) {
                 return Ok(None);
             }
             complete = self.gather(lane, &mut batch, table, now);
@@ -370,8 +393,10 @@ impl Session {
             return Ok(None);
         }
         lane.answer_owed = false;
-        lane.whole_since = None;
-        Ok(Some(self.send(lane, batch, complete.then_some(table.revision()), table)))
+        let is_first = lane.whole_since.take().is_some();
+        let response = self.send(lane, batch, complete.then_some(table.revision()), table);
+        lane.inflight.iter_mut().for_each(|inflight| inflight.is_first = is_first);
+        Ok(Some(response))
     }
 
     /// SotW cannot say of these kinds that something is gone; whatever named it goes instead.
@@ -471,7 +496,7 @@ impl Session {
             (batch.puts, batch.removed)
         };
         lane.last_nonce = Some(nonce);
-        lane.inflight = Some(Inflight { items, settles, state });
+        lane.inflight = Some(Inflight { items, settles, state, is_first: false });
         self.counters.responses += 1;
         self.counters.resources += u64::try_from(resources.len()).unwrap_or(u64::MAX);
         Response { kind: lane.kind, nonce, version: table.version(lane.kind), resources, removed }

@@ -92,7 +92,7 @@ impl Mesh {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("open a port for discovery")?;
         let xds = listener.local_addr()?;
         let grace = Duration::from_secs(1);
-        let (ads, mut feedback) = Ads::new(Config { lag_after: READY_WITHIN, drain_grace: grace, tailor: None });
+        let (ads, mut feedback) = Ads::new(Config { lag_after: READY_WITHIN, drain_grace: grace, ..Config::default() });
         tokio::spawn(async move { while feedback.recv().await.is_some() {} });
         let server = tonic::transport::Server::builder().tcp_nodelay(true).add_routes(ads.routes());
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));

@@ -39,7 +39,7 @@ struct State {
 /// # Errors
 /// A listener failed.
 pub async fn serve(xds: TcpListener, control: TcpListener) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let config = Config { lag_after: Duration::from_secs(5), drain_grace: Duration::ZERO, tailor: None };
+    let config = Config { drain_grace: Duration::ZERO, ..Config::default() };
     let (ads, mut feedback) = Ads::new(config);
     ads.open(false);
     let state = State { ads: ads.clone(), keys: Arc::default() };

@@ -85,7 +85,7 @@ pub fn publish(ads: &Ads, targets: &[Target], before: &[Target], port: u16) -> R
 
 /// Starts the server and says how Envoy finds it. Keep what is returned: the server ends with it.
 pub async fn serve(address: SocketAddr) -> Result<Ads, Box<dyn Error>> {
-    let config = Config { lag_after: Duration::from_secs(5), drain_grace: Duration::ZERO, tailor: None };
+    let config = Config { drain_grace: Duration::ZERO, ..Config::default() };
     let (ads, mut feedback) = Ads::new(config);
     let listener = TcpListener::bind(address).await?;
     println!("{}", bootstrap(listener.local_addr()?));

@@ -38,6 +38,8 @@ pub(super) struct Inflight {
     pub settles: Option<Revision>,
     /// SotW kinds whose responses are the full state: that state.
     pub state: BTreeMap<Name, Arc<Resource>>,
+    /// The first answer of a wildcard, with everything.
+    pub is_first: bool,
 }
 
 #[derive(Debug)]

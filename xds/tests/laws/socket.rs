@@ -17,7 +17,11 @@ use crate::peer::resource;
 const DEADLINE: Duration = Duration::from_secs(10);
 
 pub async fn serve(drain_grace: Duration) -> (Ads, mpsc::Receiver<Feedback>, SocketAddr) {
-    let (ads, feedback) = Ads::new(Config { lag_after: 2 * DEADLINE, drain_grace, tailor: None });
+    serve_as(Config { lag_after: 2 * DEADLINE, drain_grace, ..Config::default() }).await
+}
+
+async fn serve_as(config: Config) -> (Ads, mpsc::Receiver<Feedback>, SocketAddr) {
+    let (ads, feedback) = Ads::new(config);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let server = Server::builder().add_routes(ads.routes()).serve_with_incoming(TcpListenerStream::new(listener));
@@ -230,4 +234,38 @@ async fn a_lost_stream_is_waited_for_only_as_long_as_the_grace() {
     assert_eq!(told(&mut feedback).await, Feedback::Applied { key: key.clone(), revision });
     assert!(began.elapsed() < Duration::from_millis(150));
     assert_eq!(told(&mut feedback).await, Feedback::Released { key, revision });
+}
+
+/// First answers are few at a time; who does not acknowledge one holds the others up for a while, and no longer.
+#[tokio::test]
+async fn first_answers_are_given_to_few_at_a_time() {
+    for acknowledges in [true, false] {
+        let lag_after = if acknowledges { 2 * DEADLINE } else { Duration::from_millis(300) };
+        let (ads, mut feedback, address) = serve_as(Config { first_answers: 1, lag_after, ..Config::default() }).await;
+        ads.publish(vec![Change::Put(resource(Kind::ScopedRoute, "iris", "1"))], vec![]).unwrap();
+        ads.open(false);
+        let mut streams = Vec::new();
+        for index in 0..2 {
+            let (requests, outgoing) = mpsc::channel(8);
+            let first = DeltaDiscoveryRequest { node: node(&format!("envoy-{index}")), ..delta(Kind::ScopedRoute, "") };
+            requests.send(first).await.unwrap();
+            let mut client = client(address).await;
+            let responses = client.delta_aggregated_resources(ReceiverStream::new(outgoing)).await.unwrap();
+            streams.push((requests, responses.into_inner()));
+            connected(&mut feedback, index + 1).await;
+        }
+        let [(first_requests, first), (second_requests, second)] = &mut streams[..] else { panic!("two streams") };
+        let response = first.message().await.unwrap().unwrap();
+        assert_eq!(response.resources.len(), 1);
+        // The other one is served by name meanwhile, as only what is large waits.
+        let named = DeltaDiscoveryRequest { resource_names_subscribe: vec!["r".into()], ..delta(Kind::Route, "") };
+        second_requests.send(named).await.unwrap();
+        let answer = second.message().await.unwrap().unwrap();
+        assert_eq!(answer.type_url, Kind::Route.type_url(), "the first answer came although another one is not over");
+        if acknowledges {
+            first_requests.send(delta(Kind::ScopedRoute, &response.nonce)).await.unwrap();
+        }
+        let answer = tokio::time::timeout(DEADLINE, second.message()).await.expect("in time").unwrap().unwrap();
+        assert_eq!(answer.resources.len(), 1);
+    }
 }

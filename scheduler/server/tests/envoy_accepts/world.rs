@@ -52,8 +52,12 @@ impl World {
         };
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let xds = listener.local_addr().unwrap();
-        let config =
-            Config { lag_after: DEADLINE, drain_grace: Duration::from_secs(1), tailor: Some(tailor(&settings)) };
+        let config = Config {
+            lag_after: DEADLINE,
+            drain_grace: Duration::from_secs(1),
+            tailor: Some(tailor(&settings)),
+            ..Config::default()
+        };
         let (ads, feedback) = Ads::new(config);
         let server = tonic::transport::Server::builder().add_routes(ads.routes());
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
