@@ -349,6 +349,7 @@ impl Pipeline {
             BadPipeline::OutputOfItself(_) => Path::of(&["spec", "output", "steps"]),
             BadPipeline::InputAndTrigger(model, _) => list(&format!("steps.{model}.triggers")),
             BadPipeline::BatchTooLarge(model, _, _) => list(&format!("steps.{model}.batch")),
+            BadPipeline::MapOfNoInput(_) => Path::of(&["spec", "input", "tensorMap"]),
             BadPipeline::NoExternalInputs => Path::of(&["spec", "input", "externalInputs"]),
             BadPipeline::NoPartitions => Path::of(&["spec", "partitionFactor"]),
         }

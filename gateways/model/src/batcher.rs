@@ -1,4 +1,6 @@
 //! Puts requests of several callers into one call, across all shards of this gateway, and gives everybody their rows.
+//!
+//! The call they share carries no caller's headers, and nobody gets another one's: only the way it took is everybody's.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,6 +12,7 @@ use messages::inference::{ModelInferRequest, ModelInferResponse};
 use oip::{Contents, InferRequest, InferResponse};
 use prost::Message;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::client::Client;
 
@@ -19,6 +22,9 @@ const WINDOW_DEFAULT: Duration = Duration::from_millis(100);
 struct Member {
     request: InferRequest,
     rows: i64,
+    headers: Headers,
+    /// Its caller waits no longer.
+    until: Instant,
     answer: oneshot::Sender<Outcome>,
 }
 
@@ -46,10 +52,8 @@ struct State {
 enum Part {
     /// The batch is complete: call the model.
     Call(Vec<Member>),
-    /// It was the first: wait for the window, then take the batch of that number.
-    Lead(u64),
-    /// Somebody else calls.
-    Wait,
+    /// Wait for so long, then take the batch of that number and call, if nobody has.
+    Wait(u64, Duration),
 }
 
 impl Batcher {
@@ -64,22 +68,21 @@ impl Batcher {
         let Some((key, rows)) = request.as_ref().and_then(BatchKey::of) else { return client.call(call, limit).await };
         let Some(request) = request else { return client.call(call, limit).await };
         let (answer, mut mine) = oneshot::channel();
-        let member = Member { request, rows, answer };
-        let window = window.map_or(WINDOW_DEFAULT, |window| Duration::from_millis(window.into())).min(limit / 2);
-        match self.join(&call.model, key, member, size.into()) {
-            Part::Call(members) => run(client, &call.model, &call.headers, members, limit).await,
-            Part::Lead(number) => {
-                let is_early = tokio::time::timeout(window, &mut mine).await;
-                match is_early {
+        let member = Member { request, rows, headers: call.headers, until: Instant::now() + limit, answer };
+        let window = window.map_or(WINDOW_DEFAULT, |window| Duration::from_millis(window.into()));
+        match self.join(&call.model, key, member, size.into(), window) {
+            Part::Call(members) => run(client, &call.model, members).await,
+            Part::Wait(number, window) => {
+                // Whoever has little time does not wait for the others' window.
+                match tokio::time::timeout(window.min(limit / 2), &mut mine).await {
                     Ok(outcome) => return outcome.unwrap_or_else(|_| lost(&call.model)),
                     Err(_) => {
                         if let Some(members) = self.take(number) {
-                            run(client, &call.model, &call.headers, members, limit).await;
+                            run(client, &call.model, members).await;
                         }
                     }
                 }
             }
-            Part::Wait => {}
         }
         match tokio::time::timeout(limit, mine).await {
             Ok(outcome) => outcome.unwrap_or_else(|_| lost(&call.model)),
@@ -90,7 +93,7 @@ impl Batcher {
         }
     }
 
-    fn join(&self, model: &ModelName, key: BatchKey, member: Member, size: i64) -> Part {
+    fn join(&self, model: &ModelName, key: BatchKey, member: Member, size: i64, window: Duration) -> Part {
         let mut state = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let at = state.batches.iter().position(|open| open.model == *model && open.key == key);
         let at = at.unwrap_or_else(|| {
@@ -105,7 +108,8 @@ impl Batcher {
         if open.rows >= size {
             return Part::Call(state.batches.swap_remove(at).members);
         }
-        if open.members.len() == 1 { Part::Lead(open.number) } else { Part::Wait }
+        // The window is the first one's.
+        Part::Wait(open.number, if open.members.len() == 1 { window } else { Duration::MAX })
     }
 
     fn take(&self, number: u64) -> Option<Vec<Member>> {
@@ -135,16 +139,20 @@ fn encoded(model: &ModelName, request: InferRequest) -> Bytes {
 }
 
 /// Calls the model once for all; if that fails, once for each.
-async fn run(client: &Client, model: &ModelName, headers: &Headers, members: Vec<Member>, limit: Duration) {
+async fn run(client: &Client, model: &ModelName, members: Vec<Member>) {
     let requests: Vec<InferRequest> = members.iter().map(|member| member.request.clone()).collect();
-    let together =
-        tokio::time::timeout(limit, client.grpc(model.as_str(), encoded(model, merge(&requests)), headers, limit));
+    let until = members.iter().map(|member| member.until).max().unwrap_or_else(Instant::now);
+    let limit = until.saturating_duration_since(Instant::now());
+    let message = encoded(model, merge(&requests));
+    let none = Headers::new();
+    let together = tokio::time::timeout(limit, client.grpc(model.as_str(), message, &none, limit));
     let shares = match together.await {
         Ok(Outcome::Answer(answer, headers)) => shares(&answer, &members).map(|shares| (shares, headers)),
         Ok(Outcome::Failed(_)) | Err(_) => None,
     };
     match shares {
-        Some((shares, headers)) => {
+        Some((shares, mut headers)) => {
+            headers.retain(|(name, _)| name == dataflow_core::name::ROUTE);
             for (member, share) in members.into_iter().zip(shares) {
                 let share = share.into_proto(Contents::Raw).encode_to_vec().into();
                 // Whoever waits no more needs no answer.
@@ -154,7 +162,9 @@ async fn run(client: &Client, model: &ModelName, headers: &Headers, members: Vec
         None => {
             for member in members {
                 let message = encoded(model, member.request);
-                let alone = tokio::time::timeout(limit, client.grpc(model.as_str(), message, headers, limit)).await;
+                let limit = member.until.saturating_duration_since(Instant::now());
+                let call = client.grpc(model.as_str(), message, &member.headers, limit);
+                let alone = tokio::time::timeout(limit, call).await;
                 let _gone = member.answer.send(alone.unwrap_or_else(|_| lost(model)));
             }
         }

@@ -21,6 +21,9 @@ const RECONNECT_AFTER: Duration = Duration::from_millis(100);
 /// The server may take so much longer than we wait: our own clock is to decide, and tonic would call it CANCELLED.
 const HEAD_START: Duration = Duration::from_millis(500);
 
+/// Envoy takes a hundred headers, its own among them.
+const HEADERS_MAX: usize = 80;
+
 const INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
 
 /// Largest answer of a model.
@@ -91,6 +94,10 @@ impl Client {
 
     /// Calls the model with an encoded message.
     pub(crate) async fn grpc(&self, model: &str, message: Bytes, headers: &Headers, limit: Duration) -> Outcome {
+        if headers.len() > HEADERS_MAX {
+            let text = format!("the record has {} headers x-…, at most {HEADERS_MAX} are passed on", headers.len());
+            return Outcome::Failed(Failure::new(model, Failure::INVALID, text));
+        }
         loop {
             let mut request = tonic::Request::new(message.clone());
             request.set_timeout(limit + HEAD_START);

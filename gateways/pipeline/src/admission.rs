@@ -57,10 +57,16 @@ impl Place {
         self.began
     }
 
-    /// The body of the request, which fails when it takes up too much or is not there in time.
-    pub(crate) fn body(self: &Arc<Self>, body: Body, timeout: Duration) -> AdmittedBody {
+    /// The body of the request, which fails when it takes up too much, is not there in time, or has nobody to go to any more:
+    /// when `gone` ends.
+    pub(crate) fn body(
+        self: &Arc<Self>,
+        body: Body,
+        timeout: Duration,
+        gone: impl Future<Output = ()> + Send + 'static,
+    ) -> AdmittedBody {
         let end = Box::pin(tokio::time::sleep_until(self.began + timeout));
-        AdmittedBody { body, place: Arc::clone(self), timeout, end }
+        AdmittedBody { body, place: Arc::clone(self), timeout, end, gone: Box::pin(gone) }
     }
 
     fn hold(&self, bytes: usize) -> Result<(), Failure> {
@@ -93,6 +99,7 @@ pub(crate) struct AdmittedBody {
     place: Arc<Place>,
     timeout: Duration,
     end: Pin<Box<Sleep>>,
+    gone: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
 impl HttpBody for AdmittedBody {
@@ -102,6 +109,9 @@ impl HttpBody for AdmittedBody {
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         if self.end.as_mut().poll(context).is_ready() {
             return Poll::Ready(Some(Err(Failure::SlowBody(self.timeout.as_millis()))));
+        }
+        if self.gone.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Some(Err(Failure::Unloaded)));
         }
         let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(context)) else { return Poll::Ready(None) };
         let frame = frame.map_err(|error| Failure::Body(error.to_string()));

@@ -46,6 +46,8 @@ pub(crate) enum Failure {
     Header { header: &'static str, value: String, problem: &'static str },
     #[error("the headers x-… have {bytes} bytes together, at most {limit} are taken")]
     Headers { bytes: usize, limit: usize },
+    #[error("there are {count} headers x-…, at most {limit} are taken")]
+    HeaderCount { count: usize, limit: usize },
     #[error("read the body: {0}")]
     Body(String),
     #[error("the message is larger than the limit of {0} bytes")]
@@ -105,7 +107,7 @@ impl Failure {
             Self::NoTarget | Self::BadTarget(_) | Self::Header { .. } | Self::Body(_) | Self::Message(_) => {
                 (Code::InvalidArgument, 400)
             }
-            Self::Headers { .. } => (Code::InvalidArgument, 431),
+            Self::Headers { .. } | Self::HeaderCount { .. } => (Code::InvalidArgument, 431),
             Self::NotServed(_) | Self::Unknown(_) => (Code::NotFound, 404),
             Self::NoOutput(_) => (Code::FailedPrecondition, 422),
             Self::TooLarge(_) => (Code::ResourceExhausted, 413),

@@ -29,8 +29,10 @@ pub(crate) const TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
 /// The header of ours that says otherwise.
 pub(crate) const TIMEOUT_HEADER: &str = "switchyard-timeout-ms";
 
-/// Most bytes of `x-…` headers that travel with a request.
+/// Most bytes of `x-…` headers that travel with a request, and how many: models add theirs on the way, and Envoy takes a
+/// hundred with its own.
 const HEADERS_MAX: usize = 64 << 10;
+const HEADERS_COUNT_MAX: usize = 64;
 
 /// What all requests share.
 pub(crate) struct Gateway {
@@ -229,6 +231,9 @@ pub(crate) fn travelling(headers: &HeaderMap, id: &str) -> Result<Headers, Failu
         kept.map(|(name, value)| (name.as_str().to_owned(), Bytes::copy_from_slice(value.as_bytes()))).collect();
     kept.push((name::REQUEST_ID.to_owned(), id.to_owned().into()));
     let bytes = kept.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if kept.len() > HEADERS_COUNT_MAX {
+        return Err(Failure::HeaderCount { count: kept.len(), limit: HEADERS_COUNT_MAX });
+    }
     if bytes > HEADERS_MAX {
         return Err(Failure::Headers { bytes, limit: HEADERS_MAX });
     }

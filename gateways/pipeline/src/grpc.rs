@@ -53,10 +53,18 @@ pub(crate) async fn admit(
         Err(failure) => return Refusal::early(failure, &id).into_status(gateway.errors).into_http(),
     };
     let errors = gateway.errors;
+    let (pipelines, pipeline) = (gateway.pipelines.clone(), target(request.headers(), None).ok());
+    let gone = async move {
+        match pipeline {
+            Some(pipeline) => pipelines.gone(pipeline).await,
+            // The message may say it.
+            None => std::future::pending().await,
+        }
+    };
     let mut request = request.map(|body| {
         // What fails here is told by tonic, which takes a status for what it is.
         let failed = move |failure| Refusal::early(failure, &id).into_status(errors);
-        axum::body::Body::new(place.body(body, timeout).map_err(failed))
+        axum::body::Body::new(place.body(body, timeout, gone).map_err(failed))
     });
     request.extensions_mut().insert(place);
     next.run(request).await

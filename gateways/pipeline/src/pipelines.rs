@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use domain::{ModelName, PipelineName};
+use tokio::sync::watch;
 use worker::{Desired, PipelineWish};
 
 use crate::failure::Failure;
@@ -26,8 +27,17 @@ pub(crate) struct Known {
 type ByName = BTreeMap<PipelineName, Arc<Known>>;
 
 /// All of them; none until it is known which there are. Clones share them.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Pipelines(Arc<RwLock<Option<ByName>>>);
+#[derive(Clone, Debug)]
+pub(crate) struct Pipelines {
+    known: Arc<RwLock<Option<ByName>>>,
+    changes: watch::Sender<()>,
+}
+
+impl Default for Pipelines {
+    fn default() -> Self {
+        Self { known: Arc::default(), changes: watch::Sender::new(()) }
+    }
+}
 
 impl Pipelines {
     /// The pipeline of that name.
@@ -35,14 +45,29 @@ impl Pipelines {
     /// # Errors
     /// There is none, or nobody has said yet which there are.
     pub(crate) fn get(&self, name: &PipelineName) -> Result<Arc<Known>, Failure> {
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         let known = known.as_ref().ok_or(Failure::Starting)?;
         known.get(name).cloned().ok_or_else(|| Failure::Unknown(name.clone()))
     }
 
+    /// Waits until there is no such pipeline.
+    pub(crate) async fn gone(self, name: PipelineName) {
+        let mut changes = self.changes.subscribe();
+        while !matches!(self.get(&name), Err(Failure::Unknown(_))) {
+            if changes.changed().await.is_err() {
+                break;
+            }
+        }
+    }
+
     /// Makes what is desired so.
     pub(crate) fn apply(&self, desired: &Desired) {
-        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        self.change(desired);
+        self.changes.send_replace(());
+    }
+
+    fn change(&self, desired: &Desired) {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         if desired.is_snapshot {
             *known = None;
         }

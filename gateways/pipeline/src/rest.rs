@@ -12,6 +12,7 @@ use bytes::Bytes;
 use domain::PipelineName;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
+use http_body::Body as _;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use messages::inference::ModelInferResponse;
 use oip::{Contents, InferRequest, InferResponse, TextStyle};
@@ -77,9 +78,15 @@ async fn read(
     let kept = travelling(headers, id)?;
     let timeout = timeout(headers)?;
     let json_length = json_length(headers)?;
+    if body.size_hint().lower() > gateway.max_message_bytes as u64 {
+        return Err(Failure::TooLarge(gateway.max_message_bytes));
+    }
+    // Who asks for nobody need not send a body.
+    gateway.pipelines.get(&pipeline)?;
     // A place first: who has none need not send a body.
     let place = gateway.admission.enter()?;
-    let body = collect(place.body(body, timeout), gateway.max_message_bytes).await?;
+    let gone = gateway.pipelines.clone().gone(pipeline.clone());
+    let body = collect(place.body(body, timeout, gone), gateway.max_message_bytes).await?;
     let parsed = InferRequest::from_json(&body, json_length)?;
     let (parameters, outputs) = (parsed.parameters.clone(), parsed.outputs.clone());
     let asked = InferRequest { parameters, outputs, ..InferRequest::default() };

@@ -152,6 +152,9 @@ pub enum BadPipeline {
     /// It would feed itself.
     #[error("{0}: {1} names the pipeline itself")]
     ExternalIsItself(String, String),
+    /// A new name for what does not come.
+    #[error("input.tensorMap: {0} is none of the externalInputs")]
+    MapOfNoInput(String),
     /// A new name for all tensors at once.
     #[error("{0}: {1} names no tensor, so it cannot be given another name")]
     MapWithoutTensor(String, String),
@@ -272,6 +275,12 @@ impl Pipeline {
                     bad.push(BadPipeline::ExternalIsItself(field.into(), reference));
                 }
             }
+        }
+        let is_source = |reference: &Reference| {
+            input.inputs.sources.iter().any(|source| source.origin == reference.origin && source.end == reference.end)
+        };
+        for reference in input.tensor_map.keys().filter(|reference| !is_source(reference)) {
+            bad.push(BadPipeline::MapOfNoInput(reference.full(&self.name)));
         }
         self.check_map("input.tensorMap", &input.tensor_map, names, bad);
     }
@@ -461,6 +470,16 @@ mod tests {
             (
                 pipeline(vec![Step { tensor_map: map("a.outputs", "x"), ..step("a", &[], &[]) }]),
                 "steps.a.tensorMap: a.outputs names no tensor",
+            ),
+            (
+                Pipeline {
+                    input: input(&["q"], &[]).map(|input| PipelineInput {
+                        tensor_map: TensorMap::from([(Reference::outside("r.outputs.t").expect("one"), "x".into())]),
+                        ..input
+                    }),
+                    ..pipeline(one())
+                },
+                "input.tensorMap: r.outputs.t is none of the externalInputs",
             ),
             (
                 pipeline(vec![Step { tensor_map: map("b.outputs.t", "x"), ..step("a", &[], &[]) }]),

@@ -32,8 +32,8 @@ pub(super) struct Flags {
     #[arg(long, value_name = "WHEN", env = "SWITCHYARD_LOG_DURABILITY", value_enum, default_value_t)]
     log_durability: LogDurability,
     /// Most requests for pipelines that wait for their answers at a time; a waiting one costs about a kilobyte
-    #[arg(long, value_name = "COUNT", env = "SWITCHYARD_PENDING_MAX", default_value_t = 10_000)]
-    pending_max: usize,
+    #[arg(long, value_name = "COUNT", env = "SWITCHYARD_PENDING_MAX", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pending_max: u32,
     /// Most bytes of their bodies that are kept until the log has them; at least the largest request, 64 MiB
     #[arg(long, value_name = "BYTES", env = "SWITCHYARD_PENDING_BYTES_MAX", default_value_t = 256 << 20, value_parser = clap::value_parser!(u64).range(MAX_MESSAGE_BYTES as u64..=1 << 40))]
     pending_bytes_max: u64,
@@ -132,7 +132,7 @@ pub(super) async fn start(
             address: listeners[0].local_addr().map_err(Error::Address)?,
             envoy: place.envoy.to_string(),
             topics: topics.clone(),
-            pending_max: flags.pending_max,
+            pending_max: usize::try_from(flags.pending_max).unwrap_or(usize::MAX),
             pending_bytes_max: usize::try_from(flags.pending_bytes_max).unwrap_or(usize::MAX),
             max_message_bytes: MAX_MESSAGE_BYTES,
             errors: if flags.compatible_errors { ErrorStyle::Compatible } else { ErrorStyle::Structured },

@@ -238,11 +238,10 @@ fn is_asked_for(record: &wire::Record, asked: &Asked, request_id: Option<&str>) 
     let of_pipeline = header(record, "pipeline") == Some(asked.pipeline.as_str().as_bytes());
     // An answer says `<key>,<id>`, and the key ends with the id: each may be given. Foreign records have only keys.
     let of_request = request_id.is_none_or(|given| {
-        let key = given.split_once(',').map_or(given, |(key, _)| key).as_bytes();
-        let id = record.key.splitn(3, |byte| *byte == b'.').nth(2);
-        header(record, domain::header::REQUEST_ID) == Some(given.as_bytes())
-            || id == Some(given.as_bytes())
-            || record.key.as_ref() == key
+        let (given, key) = (given.as_bytes(), record.key.as_ref());
+        let of_key = key.splitn(3, |byte| *byte == b'.').nth(2);
+        let ids = header(record, domain::header::REQUEST_ID).into_iter().chain(of_key);
+        given == key || ids.into_iter().any(|id| given == id || given == [key, b",", id].concat())
     });
     of_pipeline && of_request
 }

@@ -161,6 +161,23 @@ async fn a_body_that_does_not_end_has_the_time_of_its_request_and_a_share_of_the
     .concat();
     let answer = rest.post(path, &[], large).await?;
     ensure!(number(&answer)? == 15.0);
+    // What says that it is too large need not come.
+    let (_silent, refused) = slowly(&up, path, &[("content-length", "100000000000")]).await?;
+    let refused = refused.await??;
+    ensure!(refused.status() == StatusCode::PAYLOAD_TOO_LARGE, "{refused:?}");
+    // Who is still sending when the pipeline goes is told so, too.
+    let (first, by_rest) = slowly(&up, path, &[]).await?;
+    first.send(Bytes::from_static(b"{\"inputs\": [")).await?;
+    let (second, by_grpc) = slowly(&up, grpc, &headers[2..]).await?;
+    second.send(Bytes::from_static(&[0, 0, 0, 1, 0, 10])).await?;
+    becomes(&up, 2).await?;
+    let began = Instant::now();
+    up.verb(&["pipeline", "unload", "p", "--wait"]).await?.well()?;
+    let answer = by_rest.await??;
+    ensure!(answer.status() == StatusCode::SERVICE_UNAVAILABLE, "{answer:?}");
+    let answer = by_grpc.await??;
+    ensure!(answer.headers()["grpc-status"] == (Code::Unavailable as i32).to_string(), "{answer:?}");
+    ensure!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     up.part.stop().await?;
     Ok(())
 }

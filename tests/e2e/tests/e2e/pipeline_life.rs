@@ -58,6 +58,32 @@ async fn a_batch_gives_everybody_their_own_rows_and_a_partial_one_is_flushed() -
     for (value, answer) in (1..=3).zip(good) {
         ensure!(number(&answer?)? == f64::from(value + 10), "somebody else's row");
     }
+    // Nobody sees another one's headers, and whoever has little time does not wait for the others'.
+    let long =
+        json!({"steps": [{"name": "add10", "batch": {"size": 3, "windowMs": 60_000}}], "output": {"steps": ["add10"]}});
+    up.pipeline(&pipeline("q", &long)).await?;
+    let body = json!({"inputs": [{"name": "INPUT", "datatype": "FP32", "shape": [1], "data": [1]}]}).to_string();
+    let (path, first) = ("/v2/pipelines/q/infer", [("x-request-id", "first"), ("x-first", "1")]);
+    let second = [("x-request-id", "second"), ("switchyard-timeout-ms", "3000")];
+    let began = Instant::now();
+    let both =
+        futures_util::future::join(rest.post(path, &first, body.clone()), rest.post(path, &second, body.clone())).await;
+    ensure!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    for (answer, id) in [(both.0?, "first"), (both.1?, "second")] {
+        ensure!(
+            number(&answer)? == 11.0 && answer.header("x-request-id").ends_with(&format!(".q.{id},{id}")),
+            "{answer:?}"
+        );
+        ensure!(answer.header("x-first").is_empty() == (id == "second"), "{answer:?}");
+        ensure!(answer.header("x-seldon-route").contains(":add10_"), "{answer:?}");
+    }
+    let names: Vec<String> = (0..64).map(|number| format!("x-h{number}")).collect();
+    let many: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "v")).collect();
+    let refused = rest.post(path, &many, body.clone()).await?;
+    ensure!(refused.status == StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "{} {}", refused.status, refused.body);
+    ensure!(refused.error()?.contains("at most 64"), "{}", refused.body);
+    up.pipeline(&pipeline("r", &one_step("add10"))).await?;
+    ensure!(number(&rest.post("/v2/pipelines/r/infer", &many[..60], body).await?)? == 11.0);
     up.part.stop().await?;
     Ok(())
 }

@@ -1,0 +1,164 @@
+//! What a request changes: subscriptions, acknowledgements and refusals, and what the client says that it has.
+//!
+//! Not here: what is sent then.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::lane::{Inflight, Lane, Why};
+use super::{Rejection, Session};
+use crate::message::{Ask, Mode, Request};
+use crate::resource::{Key, Kind, Name, Revision, Visibility};
+use crate::subscription::TooManyNames;
+use crate::table::Table;
+use crate::time::Time;
+
+impl Session {
+    pub(super) fn take_in(
+        &mut self,
+        lane: &mut Lane,
+        first: bool,
+        request: Request,
+        table: &Table,
+        now: Time,
+    ) -> Result<(), TooManyNames> {
+        let answers_last = request.nonce.is_some() && request.nonce == lane.last_nonce;
+        // SotW: a request that answers an older response is ignored with its names; the client will send another.
+        if self.mode == Mode::Sotw && request.nonce.is_some() && lane.last_nonce.is_some() && !answers_last {
+            return Ok(());
+        }
+        if answers_last && let Some(inflight) = lane.inflight.take() {
+            match request.error {
+                None => self.acked(lane, inflight, now),
+                Some(message) => self.nacked(lane, inflight, message),
+            }
+        }
+        // Delta: a stale nonce says nothing about the subscriptions, they count all the same.
+        let (moves, initial) = match request.ask {
+            Ask::Sotw { names } => (lane.interest.sotw(names)?, HashMap::new()),
+            Ask::Delta { subscribe, unsubscribe, initial } => (lane.interest.delta(subscribe, unsubscribe)?, initial),
+        };
+        let initial = if first { initial } else { HashMap::new() };
+        if !initial.is_empty() {
+            self.resumed_at.get_or_insert(now);
+        }
+        for name in moves.dropped {
+            lane.forget(&name);
+            if lane.interest.is_wildcard() {
+                lane.pending.insert(name, Why::Asked);
+            } else {
+                self.unuse(lane.kind, &name);
+            }
+        }
+        if first {
+            lane.cursor = table.revision();
+        }
+        if moves.wildcard_began && initial.is_empty() {
+            lane.cursor = Revision::ZERO;
+            lane.whole_since = Some(now);
+            lane.answer_owed = true;
+        }
+        lane.answer_owed |= lane.is_full_state(self.mode) && !moves.asked.is_empty();
+        let differs = |session: &Self, name: &Name| match initial.get(name) {
+            Some(listed) => session.current(lane.kind, name, table).map(|resource| resource.version()) != Some(*listed),
+            None => true,
+        };
+        let mut equal = Vec::new();
+        let mut unequal = Vec::new();
+        for name in moves.asked {
+            let why = if initial.contains_key(&name) { Why::Differs } else { Why::Asked };
+            if differs(self, &name) { unequal.push((name, why)) } else { equal.push(name) }
+        }
+        if moves.wildcard_began && !initial.is_empty() {
+            // Listed by the client or in our table, or both.
+            let ours = table.iter(lane.kind).filter(|resource| resource.visibility() == Visibility::Wildcard);
+            for resource in ours {
+                let name = resource.name().clone();
+                if differs(self, &name) { unequal.push((name, Why::Differs)) } else { equal.push(name) }
+            }
+            let gone = initial.keys().filter(|name| table.live(lane.kind, name).is_none());
+            unequal.extend(gone.map(|name| (name.clone(), Why::Differs)));
+        }
+        for (name, why) in unequal {
+            self.owed_no_more(lane.kind, &name);
+            lane.pending.entry(name).or_insert(why);
+        }
+        for name in equal {
+            if lane.kind == Kind::Cluster
+                && let Some(version) = initial.get(&name)
+            {
+                self.told.insert(name.clone(), *version);
+            }
+            if lane.kind == Kind::Endpoints && self.owed_no_more(lane.kind, &name) {
+                lane.pending.insert(name, Why::Again);
+            } else if !lane.pending.contains_key(&name) {
+                self.now_applied(lane.kind, name, now);
+            }
+        }
+        Ok(())
+    }
+
+    fn acked(&mut self, lane: &mut Lane, inflight: Inflight, now: Time) {
+        self.counters.acks += 1;
+        for (name, version) in inflight.items {
+            let current = version.is_some() && !lane.pending.contains_key(&name);
+            if current && lane.interest.wants(&name, Visibility::Wildcard) {
+                self.now_applied(lane.kind, name, now);
+            }
+        }
+        if lane.kind != Kind::ScopedRoute {
+            self.progress += 1;
+        }
+        lane.settled = inflight.settles.or(lane.settled);
+        lane.state = inflight.state;
+        lane.state.retain(|name, resource| lane.interest.wants(name, resource.visibility()));
+    }
+
+    fn nacked(&mut self, lane: &mut Lane, inflight: Inflight, message: String) {
+        self.counters.nacks += 1;
+        self.counters.last_error = Some(message.clone());
+        if inflight.items.len() > 1 {
+            let names: BTreeSet<Name> = inflight.items.into_keys().collect();
+            let half = names.len() / 2;
+            lane.bisect.push_front(names.iter().skip(half).cloned().collect());
+            lane.bisect.push_front(names.into_iter().take(half).collect());
+            return;
+        }
+        for (name, version) in inflight.items {
+            let key = Key { kind: lane.kind, name: name.clone() };
+            lane.refuse(name, version, &message);
+            self.rejections.push(Rejection { key, version, message: message.clone() });
+        }
+    }
+
+    fn now_applied(&mut self, kind: Kind, name: Name, now: Time) {
+        match kind {
+            Kind::Cluster => {
+                self.clusters.entry(name).or_insert(now);
+            }
+            Kind::Endpoints => {
+                self.endpoints.insert(name);
+            }
+            Kind::Listener | Kind::ScopedRoute | Kind::Route | Kind::Secret | Kind::Runtime => return,
+        }
+        self.progress += 1;
+    }
+
+    pub(super) fn unuse(&mut self, kind: Kind, name: &Name) {
+        match kind {
+            Kind::Cluster => {
+                self.clusters.remove(name);
+                self.told.remove(name);
+                self.endpoints.remove(name);
+                self.owed.remove(name);
+            }
+            Kind::Endpoints => {
+                self.endpoints.remove(name);
+            }
+            Kind::Listener | Kind::ScopedRoute | Kind::Route | Kind::Secret | Kind::Runtime => {}
+        }
+    }
+
+    fn owed_no_more(&mut self, kind: Kind, name: &Name) -> bool {
+        kind == Kind::Endpoints && self.owed.remove(name)
+    }
+}
