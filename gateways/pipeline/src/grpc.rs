@@ -43,17 +43,23 @@ pub(crate) fn service(gateway: Arc<Gateway>) -> GrpcInferenceServiceServer<Grpc>
 /// Before the message is read: a place for the request, and the limits of its body.
 pub(crate) async fn admit(
     State(gateway): State<Arc<Gateway>>,
-    request: axum::extract::Request,
+    mut request: axum::extract::Request,
     next: Next,
 ) -> HttpResponse {
     let id = gateway.request_id(request.headers());
-    let admitted = timeout(request.headers()).and_then(|timeout| Ok((gateway.admission.enter()?, timeout)));
-    let (place, timeout) = match admitted {
+    // Whoever reads the message has the same one.
+    if let Ok(value) = http::HeaderValue::from_str(&id) {
+        request.headers_mut().insert(domain::header::REQUEST_ID, value);
+    }
+    let pipeline = target(request.headers(), None).ok();
+    let known = pipeline.as_ref().map_or(Ok(()), |pipeline| gateway.pipelines.get(pipeline).map(drop));
+    let timeout = known.and_then(|()| timeout(request.headers()));
+    let admitted = timeout.and_then(|timeout| Ok((timeout, gateway.admission.enter()?)));
+    let (timeout, place) = match admitted {
         Ok(admitted) => admitted,
         Err(failure) => return Refusal::early(failure, &id).into_status(gateway.errors).into_http(),
     };
-    let errors = gateway.errors;
-    let (pipelines, pipeline) = (gateway.pipelines.clone(), target(request.headers(), None).ok());
+    let (errors, pipelines) = (gateway.errors, gateway.pipelines.clone());
     let gone = async move {
         match pipeline {
             Some(pipeline) => pipelines.gone(pipeline).await,

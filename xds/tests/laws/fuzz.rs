@@ -160,7 +160,7 @@ fn run(mode: Mode, steps: Vec<Step>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn sotw_clients_may_say_anything(steps in prop::collection::vec(step(), 1..40)) {
