@@ -40,10 +40,10 @@ impl Calling {
         async move {
             let answered = batcher.call(&client, call, limit);
             let outcome = match of {
-                Some((request, returns)) if leavers.has_left(&request, returns) => None,
-                // Others may be in a call that is shared.
                 Some((request, returns)) if !is_shared => leavers.unless_left(&request, returns, answered).await,
-                _ => Some(answered.await),
+                // Others may be in a call that is shared: it is not given up once it has begun.
+                Some((request, returns)) if leavers.has_left(&request, returns) => None,
+                Some(_) | None => Some(answered.await),
             };
             (id, model, outcome)
         }
