@@ -1,21 +1,23 @@
-//! How long a change takes until a request sees it, at N models, against a linear list that is sent whole each time.
+//! How long a change takes until a request sees it, at N models, and what of it is on the wire, against a linear list
+//! that is sent whole each time.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
-use http::StatusCode;
+use anyhow::{Context, Result};
 
-use crate::client::{Connection, Question};
-use crate::figures::{Times, milliseconds, ratio};
-use crate::mesh::{Mesh, Routing, Target, question};
+use crate::client::Connection;
+use crate::figures::{Times, median, milliseconds, ratio};
+use crate::mesh::Mesh;
 use crate::table::Table;
+use crate::world::{Shape, question};
 use crate::{Size, backend};
 
 const OLD: &str = "old";
 const NEW: &str = "new";
-/// A change takes milliseconds, a second on a machine that swaps.
-const EFFECTIVE_WITHIN: Duration = Duration::from_secs(15);
+
+/// As many changes of each kind are made to the linear list.
+const LINEAR_ROUNDS: usize = 10;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -25,104 +27,130 @@ enum Kind {
     RouteAndCluster,
     /// The replicas have moved.
     Endpoints,
+    /// The same is published again; what is measured is another change after it.
+    Nothing,
 }
 
-const KINDS: [(Kind, &str); 3] = [
+const KINDS: [(Kind, &str); 4] = [
     (Kind::Route, "a model moves to a known placement set"),
     (Kind::RouteAndCluster, "a model moves to a new placement set"),
     (Kind::Endpoints, "a replica moves to another address"),
+    (Kind::Nothing, "nothing changes"),
 ];
+
+/// Measures of one kind of change.
+#[derive(Default)]
+struct Measured {
+    times: Times,
+    /// Bytes received by Envoy, with framing and the answers to ACKs.
+    bytes: Vec<f64>,
+}
 
 /// An Envoy, and what a change of it needs.
 struct Side {
     mesh: Mesh,
-    old: Target,
-    new: Target,
+    old: usize,
+    new: usize,
     /// A set that one model leads to, for changes of its endpoints.
-    moving: Target,
+    moving: usize,
     connection: Connection,
-    times: [Times; KINDS.len()],
+    measured: [Measured; KINDS.len()],
 }
 
 pub(crate) async fn run(size: Size) -> Result<()> {
-    let models = size.pick(10_000, 1_000);
     let (old, new) = (backend::start(OLD).await?, backend::start(NEW).await?);
-    let mut sides = Vec::new();
-    for routing in Routing::BOTH {
-        let (mut mesh, first) = Mesh::start(routing, models, old).await?;
-        let (target, moving) = (mesh.target(new)?, mesh.target(old)?);
-        mesh.lead(models - 2, &moving)?;
-        let connection = Connection::open(mesh.address).await?;
-        sides.push(Side { mesh, old: first, new: target, moving, connection, times: Default::default() });
-    }
-    for _ in 0..size.pick(40, 4) {
-        for (position, (kind, _)) in KINDS.iter().enumerate() {
-            for side in &mut sides {
-                let took = side.change(*kind, models, (old, new)).await?;
-                side.times.get_mut(position).context("a kind has its times")?.add(took);
-            }
-        }
-    }
     let mut table = Table::new(&[
         "change → effective",
         "models",
         "Switchyard p50 ms",
         "max ms",
+        "bytes on the wire",
         "linear list p50 ms",
         "max ms",
+        "bytes on the wire",
         "ratio of p50",
     ]);
-    let [ours, linear] = sides.as_slice() else { anyhow::bail!("two sides are compared") };
-    for ((_, name), (ours, linear)) in KINDS.iter().zip(ours.times.iter().zip(&linear.times)) {
-        table.row([
-            (*name).to_owned(),
-            models.to_string(),
-            milliseconds(ours.median()),
-            milliseconds(ours.longest()),
-            milliseconds(linear.median()),
-            milliseconds(linear.longest()),
-            ratio(linear.median(), ours.median()),
-        ]);
+    for models in size.pick([10_000, 100_000], [200, 1_000]) {
+        let mut sides = Vec::new();
+        for shape in [Shape::Scopes, Shape::Linear] {
+            sides.push(Side::start(shape, models, (old, new)).await?);
+        }
+        for round in 0..size.pick(40, 4) {
+            for (position, (kind, _)) in KINDS.iter().enumerate() {
+                // The list of 100,000 takes seconds.
+                for side in sides.iter_mut().filter(|side| round < LINEAR_ROUNDS || side.mesh.shape == Shape::Scopes) {
+                    let (took, bytes) = side.change(*kind, (old, new)).await?;
+                    let measured = side.measured.get_mut(position).context("a kind has its measures")?;
+                    measured.times.add(took);
+                    measured.bytes.push(bytes);
+                }
+            }
+        }
+        let [ours, linear] = sides.as_slice() else { anyhow::bail!("two sides are compared") };
+        for ((kind, name), (ours, linear)) in KINDS.iter().zip(ours.measured.iter().zip(&linear.measured)) {
+            let is_timed = *kind != Kind::Nothing;
+            let time = |time: Duration| if is_timed { milliseconds(time) } else { "–".to_owned() };
+            table.row([
+                (*name).to_owned(),
+                models.to_string(),
+                time(ours.times.median()),
+                time(ours.times.longest()),
+                format!("{:.0}", median(&ours.bytes)),
+                time(linear.times.median()),
+                time(linear.times.longest()),
+                format!("{:.0}", median(&linear.bytes)),
+                if is_timed { ratio(linear.times.median(), ours.times.median()) } else { "–".to_owned() },
+            ]);
+        }
+        for side in sides {
+            side.mesh.stop().await?;
+        }
     }
     table.print();
-    for side in sides {
-        side.mesh.stop().await?;
-    }
     Ok(())
 }
 
 impl Side {
-    /// Makes the change, measures it, and takes it back.
-    async fn change(&mut self, kind: Kind, models: usize, (old, new): (SocketAddr, SocketAddr)) -> Result<Duration> {
-        let number = if kind == Kind::Endpoints { models - 2 } else { models - 1 };
-        let question = question(number)?;
-        self.until(&question, OLD).await?;
-        let started = Instant::now();
-        match kind {
-            Kind::Route => self.mesh.lead(number, &self.new)?,
-            Kind::RouteAndCluster => self.mesh.lead_to_new(number, new)?,
-            Kind::Endpoints => self.mesh.move_replica(&self.moving, new)?,
-        }
-        self.until(&question, NEW).await?;
-        let took = started.elapsed();
-        match kind {
-            Kind::Route | Kind::RouteAndCluster => self.mesh.lead(number, &self.old)?,
-            Kind::Endpoints => self.mesh.move_replica(&self.moving, old)?,
-        }
-        self.until(&question, OLD).await?;
-        Ok(took)
+    async fn start(shape: Shape, models: usize, (old, new): (SocketAddr, SocketAddr)) -> Result<Side> {
+        let mut mesh = Mesh::start(shape, models, old).await?;
+        let (target, announced) = mesh.world.announce(new)?;
+        mesh.publish(announced)?;
+        let (moving, announced) = mesh.world.announce(old)?;
+        mesh.publish(announced)?;
+        let moved = mesh.world.lead([models - 2], moving)?;
+        mesh.publish(moved)?;
+        let connection = Connection::open(mesh.seat()?.address).await?;
+        Ok(Side { mesh, old: 0, new: target, moving, connection, measured: Default::default() })
     }
 
-    /// Asks until the answer is this one. No answer may be anything but old or new.
-    async fn until(&mut self, question: &Question, wanted: &str) -> Result<()> {
+    /// Makes the change, measures it, and takes it back.
+    async fn change(&mut self, kind: Kind, (old, new): (SocketAddr, SocketAddr)) -> Result<(Duration, f64)> {
+        let models = self.mesh.world.models();
+        let number = if kind == Kind::Endpoints { models - 2 } else { models - 1 };
+        let question = question(number)?;
+        self.connection.until(&question, OLD, NEW).await?;
+        self.mesh.synced(1).await?;
+        let before = self.mesh.seat()?.received().await?;
         let started = Instant::now();
-        loop {
-            let (status, body) = self.connection.ask(question).await?;
-            ensure!(status == StatusCode::OK && (body == OLD || body == NEW), "a wrong answer: {status} {body:?}");
-            if body == wanted {
-                return Ok(());
-            }
-            ensure!(started.elapsed() < EFFECTIVE_WITHIN, "not {wanted} within {EFFECTIVE_WITHIN:?}");
-        }
+        let publication = match kind {
+            Kind::Route => self.mesh.world.lead([number], self.new)?,
+            Kind::RouteAndCluster => self.mesh.world.lead_to_new(number, new)?,
+            Kind::Endpoints => self.mesh.world.move_replica(self.moving, new)?,
+            Kind::Nothing => self.mesh.world.lead([number], self.old)?,
+        };
+        self.mesh.publish(publication)?;
+        let (effective, other) = if kind == Kind::Nothing { (OLD, NEW) } else { (NEW, OLD) };
+        self.connection.until(&question, effective, other).await?;
+        let took = started.elapsed();
+        self.mesh.synced(1).await?;
+        #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52 bytes")]
+        let bytes = self.mesh.seat()?.received().await?.saturating_sub(before) as f64;
+        let back = match kind {
+            Kind::Route | Kind::RouteAndCluster | Kind::Nothing => self.mesh.world.lead([number], self.old)?,
+            Kind::Endpoints => self.mesh.world.move_replica(self.moving, old)?,
+        };
+        self.mesh.publish(back)?;
+        self.connection.until(&question, OLD, NEW).await?;
+        Ok((took, bytes))
     }
 }

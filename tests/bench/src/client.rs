@@ -1,9 +1,9 @@
 //! One keep-alive HTTP/1.1 connection, as plain as it gets: what is measured is the other side.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full};
@@ -53,6 +53,21 @@ impl Connection {
             Ok((status, body))
         };
         tokio::time::timeout(ANSWERS_WITHIN, answered).await.with_context(|| format!("{}: hangs", question.path))?
+    }
+}
+
+impl Connection {
+    /// Asks until the answer is the wanted one. No answer may be anything but that or the other.
+    pub(crate) async fn until(&mut self, question: &Question, wanted: &str, other: &str) -> Result<()> {
+        let started = Instant::now();
+        loop {
+            let (status, body) = self.ask(question).await?;
+            ensure!(status == StatusCode::OK && (body == wanted || body == other), "a wrong answer: {status} {body:?}");
+            if body == wanted {
+                return Ok(());
+            }
+            ensure!(started.elapsed() < ANSWERS_WITHIN, "not {wanted} within {ANSWERS_WITHIN:?}");
+        }
     }
 }
 

@@ -17,6 +17,14 @@ impl Times {
         self.0.push(time);
     }
 
+    pub(crate) fn extend(&mut self, others: &Times) {
+        self.0.extend_from_slice(&others.0);
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// The time that this share of them does not exceed; zero when there are none.
     pub(crate) fn quantile(&self, share: f64) -> Duration {
         let mut sorted = self.0.clone();
@@ -50,6 +58,11 @@ pub(crate) fn median(numbers: &[f64]) -> f64 {
 /// In milliseconds, as a table shows it.
 pub(crate) fn milliseconds(time: Duration) -> String {
     format!("{:.2}", time.as_secs_f64() * 1e3)
+}
+
+/// A number of bytes as MB with one decimal.
+pub(crate) fn mega(bytes: u64) -> String {
+    format!("{}.{}", bytes / 1_000_000, bytes % 1_000_000 / 100_000)
 }
 
 /// The difference of two times, which may be below zero.

@@ -8,6 +8,7 @@
 mod backend;
 mod change;
 mod client;
+mod cold;
 mod fake;
 mod figures;
 mod installation;
@@ -17,6 +18,7 @@ mod load;
 mod lookup;
 mod memory;
 mod mesh;
+mod moves;
 mod pipelines;
 mod process;
 mod program;
@@ -24,6 +26,7 @@ mod scheduler;
 mod statuses;
 mod storm;
 mod table;
+mod world;
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -53,6 +56,8 @@ impl Size {
 enum Scenario {
     Lookup,
     Change,
+    Cold,
+    Moves,
     Latency,
     Load,
     Memory,
@@ -64,9 +69,11 @@ enum Scenario {
     Pipelines,
 }
 
-const SCENARIOS: [(&str, Scenario); 11] = [
+const SCENARIOS: [(&str, Scenario); 13] = [
     ("lookup", Scenario::Lookup),
     ("change", Scenario::Change),
+    ("cold", Scenario::Cold),
+    ("moves", Scenario::Moves),
     ("latency", Scenario::Latency),
     ("load", Scenario::Load),
     ("memory", Scenario::Memory),
@@ -78,7 +85,7 @@ const SCENARIOS: [(&str, Scenario); 11] = [
     ("pipelines", Scenario::Pipelines),
 ];
 
-const USAGE: &str = "usage: cargo run --release -p bench -- [--quick] [all | lookup | change | latency | load | memory | \
+const USAGE: &str = "usage: cargo run --release -p bench -- [--quick] [all | lookup | change | cold | moves | latency | load | memory | \
     storm-loads | storm-many | storm-restart | storm-resubscribe | storm-subscribers | pipelines]...";
 
 fn main() -> ExitCode {
@@ -108,6 +115,8 @@ fn run() -> Result<()> {
             match scenario {
                 Scenario::Lookup => lookup::run(size).await,
                 Scenario::Change => change::run(size).await,
+                Scenario::Cold => cold::run(size).await,
+                Scenario::Moves => moves::run(size).await,
                 Scenario::Latency => latency::run(size).await,
                 Scenario::Load => load::run(size).await,
                 Scenario::Memory => memory::run(size).await,

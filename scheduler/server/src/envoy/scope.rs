@@ -276,8 +276,8 @@ fn host(routes: Vec<Route>) -> VirtualHost {
 fn scope(name: &str, host: VirtualHost) -> Resource {
     let message = ScopedRouteConfiguration {
         name: name.to_owned(),
+        // Without a name of its own: the scope has one, and there are very many of them.
         route_configuration: Some(RouteConfiguration {
-            name: name.to_owned(),
             virtual_hosts: vec![host],
             // Order keeps a scope from naming a cluster that is not there; Envoy's own check would refuse all scopes
             // of a response for one.

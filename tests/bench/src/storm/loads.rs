@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::{CLIENTS, Site, WITHIN, declare, mega, model};
+use super::{CLIENTS, Site, WITHIN, declare, model};
 use crate::fake::fleet;
+use crate::figures::mega;
 use crate::process::{processor_time, resident};
 use crate::statuses::Statuses;
 use crate::table::Table;

@@ -70,8 +70,3 @@ async fn declare(scheduler: &Scheduler, models: Vec<wire::Model>) -> Result<()> 
     });
     stream::iter(clients).buffer_unordered(CLIENTS).try_collect().await
 }
-
-/// A number of bytes as MB with one decimal.
-fn mega(bytes: u64) -> String {
-    format!("{}.{}", bytes / 1_000_000, bytes % 1_000_000 / 100_000)
-}

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use futures_util::future::try_join_all;
 
-use super::{Site, WITHIN, declare, mega, model};
+use super::{Site, WITHIN, declare, model};
 use crate::fake::fleet;
+use crate::figures::mega;
 use crate::process::{processor_time, resident};
 use crate::statuses::Statuses;
 use crate::table::Table;
