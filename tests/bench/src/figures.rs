@@ -60,6 +60,11 @@ pub(crate) fn milliseconds(time: Duration) -> String {
     format!("{:.2}", time.as_secs_f64() * 1e3)
 }
 
+/// A number of bytes as kB with one decimal.
+pub(crate) fn kilo(bytes: u64) -> String {
+    format!("{}.{}", bytes / 1_000, bytes % 1_000 / 100)
+}
+
 /// A number of bytes as MB with one decimal.
 pub(crate) fn mega(bytes: u64) -> String {
     format!("{}.{}", bytes / 1_000_000, bytes % 1_000_000 / 100_000)

@@ -9,7 +9,9 @@ mod backend;
 mod change;
 mod client;
 mod cold;
+mod discovery;
 mod fake;
+mod fanout;
 mod figures;
 mod installation;
 mod latency;
@@ -25,6 +27,7 @@ mod program;
 mod scheduler;
 mod statuses;
 mod storm;
+mod subscriber;
 mod table;
 mod world;
 
@@ -58,6 +61,7 @@ enum Scenario {
     Change,
     Cold,
     Moves,
+    Fanout,
     Latency,
     Load,
     Memory,
@@ -69,11 +73,12 @@ enum Scenario {
     Pipelines,
 }
 
-const SCENARIOS: [(&str, Scenario); 13] = [
+const SCENARIOS: [(&str, Scenario); 14] = [
     ("lookup", Scenario::Lookup),
     ("change", Scenario::Change),
     ("cold", Scenario::Cold),
     ("moves", Scenario::Moves),
+    ("fanout", Scenario::Fanout),
     ("latency", Scenario::Latency),
     ("load", Scenario::Load),
     ("memory", Scenario::Memory),
@@ -85,7 +90,7 @@ const SCENARIOS: [(&str, Scenario); 13] = [
     ("pipelines", Scenario::Pipelines),
 ];
 
-const USAGE: &str = "usage: cargo run --release -p bench -- [--quick] [all | lookup | change | cold | moves | latency | load | memory | \
+const USAGE: &str = "usage: cargo run --release -p bench -- [--quick] [all | lookup | change | cold | moves | fanout | latency | load | memory | \
     storm-loads | storm-many | storm-restart | storm-resubscribe | storm-subscribers | pipelines]...";
 
 fn main() -> ExitCode {
@@ -103,6 +108,9 @@ fn run() -> Result<()> {
     if arguments.next_if(|word| word == scheduler::WORD).is_some() {
         return runtime()?.block_on(scheduler::run(arguments));
     }
+    if arguments.next_if(|word| word == discovery::WORD).is_some() {
+        return runtime()?.block_on(discovery::run(arguments));
+    }
     let (size, scenarios) = read(arguments)?;
     program::build()?;
     let runtime = runtime()?;
@@ -117,6 +125,7 @@ fn run() -> Result<()> {
                 Scenario::Change => change::run(size).await,
                 Scenario::Cold => cold::run(size).await,
                 Scenario::Moves => moves::run(size).await,
+                Scenario::Fanout => fanout::run(size).await,
                 Scenario::Latency => latency::run(size).await,
                 Scenario::Load => load::run(size).await,
                 Scenario::Memory => memory::run(size).await,

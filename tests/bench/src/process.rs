@@ -43,13 +43,20 @@ pub(crate) fn kill9(pid: u32) -> Result<()> {
 
 /// Resident memory of a process in bytes, and how much of it is of files (its program, its store).
 pub(crate) fn resident(pid: u32) -> Result<(u64, u64)> {
+    Ok((status(pid, "VmRSS:")?, status(pid, "RssFile:")?))
+}
+
+/// The most resident memory that a process has had, in bytes.
+pub(crate) fn most_resident(pid: u32) -> Result<u64> {
+    status(pid, "VmHWM:")
+}
+
+/// A field of `status` that is in kB, in bytes.
+fn status(pid: u32, name: &str) -> Result<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).with_context(|| format!("process {pid}"))?;
-    let field = |name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name));
-        let number = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
-        number.map(|kilobytes| kilobytes * 1_024).with_context(|| format!("{name} of process {pid}"))
-    };
-    Ok((field("VmRSS:")?, field("RssFile:")?))
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    let number = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
+    number.map(|kilobytes| kilobytes * 1_024).with_context(|| format!("{name} of process {pid}"))
 }
 
 /// A child and the words of its command line.

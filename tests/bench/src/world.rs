@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use domain::{
     Backend, Endpoint, Generation, Health, ModelName, ModelVersionId, PlacementSet, ReplicaId, ReplicaIndex,
     RoutableName, Route, ServerName, Time, VersionNumber,
@@ -109,13 +109,17 @@ impl World {
     /// Everything, as a new publisher says it.
     pub(crate) fn whole(&mut self) -> Result<Publication> {
         self.publisher = Publisher::new(self.settings.clone());
-        let mut changes: Vec<RouteChange> = self.sets.iter().map(Set::change).collect();
-        if self.shape != Shape::Linear {
-            for number in 0..self.leads.len() {
-                changes.push(self.route(number)?);
-            }
-        }
-        let mut publication = self.publisher.apply(changes, Time(0));
+        let mut publication = self.sets()?;
+        let routes = self.routes(0..self.leads.len())?;
+        publication.changes.extend(routes.changes);
+        publication.gated.extend(routes.gated);
+        Ok(publication)
+    }
+
+    /// The first part of it: all but the routes.
+    pub(crate) fn sets(&mut self) -> Result<Publication> {
+        let sets: Vec<RouteChange> = self.sets.iter().map(Set::change).collect();
+        let mut publication = self.publisher.apply(sets, Time(0));
         if self.shape == Shape::Linear {
             for change in &mut publication.changes {
                 if let Change::Put(resource) = change
@@ -124,16 +128,23 @@ impl World {
                     *resource = linear::listener(resource)?;
                 }
             }
-            // In a publication of its own the name of a cluster shows; here they come in the order of the sets.
+            // They come in the order of the sets, after what every Envoy gets.
             let clusters = new_clusters(&publication);
-            ensure!(clusters.len() >= self.sets.len(), "a cluster for each set");
-            let first = clusters.len() - self.sets.len();
+            let first = clusters.len().checked_sub(self.sets.len()).context("a cluster for each set")?;
             for (set, cluster) in self.sets.iter_mut().zip(clusters.into_iter().skip(first)) {
                 set.cluster = cluster;
             }
-            publication.changes.push(self.list()?);
         }
         Ok(publication)
+    }
+
+    /// Where these models lead.
+    pub(crate) fn routes(&mut self, models: impl IntoIterator<Item = usize>) -> Result<Publication> {
+        if self.shape == Shape::Linear {
+            return Ok(Publication { changes: vec![self.list()?], gated: Vec::new() });
+        }
+        let routes = models.into_iter().map(|number| self.route(number)).collect::<Result<Vec<_>>>()?;
+        Ok(self.publisher.apply(routes, Time(0)))
     }
 
     /// A new set, announced; nothing leads to it yet.
@@ -145,17 +156,11 @@ impl World {
 
     /// Models that lead to a set from now on.
     pub(crate) fn lead(&mut self, models: impl IntoIterator<Item = usize>, set: usize) -> Result<Publication> {
-        let mut changes = Vec::new();
-        for number in models {
-            *self.leads.get_mut(number).context("a model that exists")? = set;
-            if self.shape != Shape::Linear {
-                changes.push(self.route(number)?);
-            }
+        let models: Vec<usize> = models.into_iter().collect();
+        for number in &models {
+            *self.leads.get_mut(*number).context("a model that exists")? = set;
         }
-        match self.shape {
-            Shape::Linear => Ok(Publication { changes: vec![self.list()?], gated: Vec::new() }),
-            Shape::Scopes | Shape::Clusters => Ok(self.publisher.apply(changes, Time(0))),
-        }
+        self.routes(models)
     }
 
     /// A new set of this backend and a model that leads there, at once.
