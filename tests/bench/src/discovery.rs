@@ -147,12 +147,12 @@ fn apply(ads: &Ads, world: &mut Option<World>, line: &Value) -> Result<()> {
     let world = world.insert(World::new(Shape::Scopes, settings(1), models, sets, BACKEND)?);
     let first = world.sets()?;
     publish(ads, world, first)?;
+    ads.open(false);
     // As people declare them, some at a time.
     for from in (0..models).step_by(FILLED_AT_ONCE) {
         let some = world.routes(from..models.min(from + FILLED_AT_ONCE))?;
         publish(ads, world, some)?;
     }
-    ads.open(false);
     Ok(())
 }
 
