@@ -6,8 +6,10 @@
 
 mod agent;
 mod binary;
+mod cached;
 mod control;
 mod envoy;
+pub mod go;
 pub mod iris;
 mod load;
 mod logs;

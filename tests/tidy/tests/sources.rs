@@ -132,7 +132,7 @@ fn no_test_is_ignored_and_none_sleeps() {
 #[test]
 fn nothing_names_the_machine_it_was_written_on() {
     let mut found = Vec::new();
-    files(&root(), &["rs", "md", "toml", "yaml", "yml", "sh", "py", "proto", "json"], &mut found);
+    files(&root(), &["rs", "md", "toml", "yaml", "yml", "sh", "py", "proto", "json", "go", "mod"], &mut found);
     let machine = ["/wo".to_owned() + "rk/", "/ro".to_owned() + "ot/"];
     let mut wrong = Vec::new();
     for path in found {
