@@ -241,16 +241,19 @@ impl Shared {
 /// Hands feedback to the owner, in order, until either side is gone.
 async fn tell(shared: Weak<Shared>, wake: Arc<Notify>, owner: mpsc::Sender<Feedback>) {
     loop {
-        let (told, due) = {
+        let (told, is_all, due) = {
             let Some(shared) = shared.upgrade() else { return };
             let now = shared.now();
             let mut gate = shared.gate();
-            (gate.poll(now), gate.due().map(|due| shared.instant(due)))
+            (gate.poll(now), !gate.has_news(), gate.due().map(|due| shared.instant(due)))
         };
         for feedback in told {
             if owner.send(feedback).await.is_err() {
                 break;
             }
+        }
+        if !is_all && !owner.is_closed() {
+            continue;
         }
         let timer = async {
             match due {

@@ -9,7 +9,7 @@
 //!
 //! Not here: sessions and sockets. Pure: the time is an argument. A newer change of a key supersedes the older one.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::resource::{Key, Kind, Revision, Version};
@@ -23,6 +23,9 @@ const MAX_LOST: usize = 1_000;
 /// Refusals that wait to be told. The owner reads them in microseconds; a client that refuses everything in a loop
 /// fills this and no more.
 const MAX_REJECTIONS: usize = 10_000;
+
+/// What is handed out together.
+const TOLD_AT_ONCE: usize = 1_024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(pub u64);
@@ -75,13 +78,35 @@ struct Lost {
     waits: BTreeSet<Key>,
 }
 
+/// In their order. There may be a hundred thousand of these with one stream each.
+#[derive(Debug, Default)]
+struct Streams(Vec<StreamId>);
+
+impl Streams {
+    fn insert(&mut self, id: StreamId) {
+        if let Err(at) = self.0.binary_search(&id) {
+            self.0.insert(at, id);
+        }
+    }
+
+    fn remove(&mut self, id: StreamId) {
+        if let Ok(at) = self.0.binary_search(&id) {
+            self.0.remove(at);
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 #[derive(Debug)]
 struct Waiting {
     /// The change of the key itself; `revision` is what the owner knows it by.
     at: Revision,
     revision: Revision,
-    applied_by: BTreeSet<StreamId>,
-    released_by: BTreeSet<StreamId>,
+    applied_by: Streams,
+    released_by: Streams,
     acks: usize,
     refusals: usize,
     told_applied: bool,
@@ -93,7 +118,7 @@ pub struct Gate {
     drain_grace: Duration,
     streams: BTreeMap<StreamId, Stream>,
     lost: BTreeMap<StreamId, Lost>,
-    waiting: HashMap<Key, Waiting>,
+    waiting: BTreeMap<Key, Box<Waiting>>,
     /// In order of time, because `lag_after` is the same for all.
     bounds: VecDeque<(Time, Key, Revision)>,
     newest: Revision,
@@ -112,7 +137,7 @@ impl Gate {
             drain_grace,
             streams: BTreeMap::new(),
             lost: BTreeMap::new(),
-            waiting: HashMap::new(),
+            waiting: BTreeMap::new(),
             bounds: VecDeque::new(),
             newest: Revision::ZERO,
             newest_stream: UNKNOWN,
@@ -149,11 +174,11 @@ impl Gate {
         let until = now.after(self.drain_grace);
         for key in &stream.waits {
             if let Some(waiting) = self.waiting.get_mut(key) {
-                waiting.applied_by.remove(&id);
+                waiting.applied_by.remove(id);
                 if !served {
-                    waiting.released_by.remove(&id);
+                    waiting.released_by.remove(id);
                 } else if self.lost.len() >= MAX_LOST {
-                    waiting.released_by.remove(&id);
+                    waiting.released_by.remove(id);
                     waiting.released_by.insert(UNKNOWN);
                 }
             }
@@ -183,8 +208,8 @@ impl Gate {
         let mut waiting = Waiting {
             at,
             revision,
-            applied_by: BTreeSet::new(),
-            released_by: BTreeSet::new(),
+            applied_by: Streams::default(),
+            released_by: Streams::default(),
             acks: 0,
             refusals: 0,
             told_applied: false,
@@ -209,7 +234,7 @@ impl Gate {
         if !waiting.released_by.is_empty() {
             self.bounds.push_back((now.after(self.lag_after), key.clone(), at));
         }
-        self.waiting.insert(key.clone(), waiting);
+        self.waiting.insert(key.clone(), Box::new(waiting));
         self.conclude(&key);
     }
 
@@ -235,8 +260,8 @@ impl Gate {
                 Standing::Foreign => {}
                 Standing::Applied(_) | Standing::Rejected(_) | Standing::Outstanding => continue,
             }
-            waiting.applied_by.remove(&id);
-            waiting.released_by.remove(&id);
+            waiting.applied_by.remove(id);
+            waiting.released_by.remove(id);
             if let Some(stream) = self.streams.get_mut(&id) {
                 stream.waits.remove(&key);
             }
@@ -260,7 +285,7 @@ impl Gate {
         self.streams.get(&id).is_some_and(|stream| stream.lagging.is_some())
     }
 
-    /// Lets pass what is due and hands out what there is to tell.
+    /// Lets pass what is due and hands out what there is to tell, or a part of it.
     pub fn poll(&mut self, now: Time) -> Vec<Feedback> {
         while let Some((due, key, at)) = self.bounds.front().cloned() {
             let live = self.waiting.get(&key).filter(|waiting| waiting.at == at);
@@ -269,7 +294,7 @@ impl Gate {
             }
             self.bounds.pop_front();
             if let Some(waiting) = live {
-                let late: Vec<StreamId> = waiting.released_by.iter().copied().collect();
+                let late = waiting.released_by.0.clone();
                 for id in late {
                     self.lag(id, now);
                 }
@@ -287,7 +312,10 @@ impl Gate {
             self.release(id, waits.unwrap_or_default());
         }
         self.rejections = 0;
-        self.outbox.drain(..).collect()
+        let told = self.outbox.drain(..self.outbox.len().min(TOLD_AT_ONCE)).collect();
+        // After a start everything is told at once, and never again so much.
+        self.outbox.shrink_to(self.outbox.len().max(TOLD_AT_ONCE));
+        told
     }
 
     /// When to poll again although nothing happened.
@@ -348,7 +376,7 @@ impl Gate {
         stream.lagging = Some((self.newest, until));
         for key in stream.waits.clone() {
             if let Some(waiting) = self.waiting.get_mut(&key) {
-                waiting.applied_by.remove(&id);
+                waiting.applied_by.remove(id);
             }
             self.conclude(&key);
         }
@@ -384,8 +412,8 @@ impl Gate {
     fn release(&mut self, id: StreamId, keys: BTreeSet<Key>) {
         for key in keys {
             if let Some(waiting) = self.waiting.get_mut(&key) {
-                waiting.applied_by.remove(&id);
-                waiting.released_by.remove(&id);
+                waiting.applied_by.remove(id);
+                waiting.released_by.remove(id);
                 self.conclude(&key);
             }
         }
@@ -393,7 +421,7 @@ impl Gate {
 
     fn unwatch(&mut self, key: &Key) {
         let Some(waiting) = self.waiting.remove(key) else { return };
-        for id in waiting.released_by {
+        for id in waiting.released_by.0 {
             if let Some(stream) = self.streams.get_mut(&id) {
                 stream.waits.remove(key);
             }

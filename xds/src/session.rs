@@ -22,7 +22,7 @@ mod lane;
 mod readiness;
 mod status;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ use crate::resource::{Key, Kind, Name, Resource, Revision, Version, Visibility};
 use crate::subscription::TooManyNames;
 use crate::table::Table;
 use crate::time::Time;
-use lane::{Inflight, Lane, Why};
+use lane::{Inflight, Items, Lane, Why};
 use readiness::Verdict;
 pub use status::{Behind, Counters, Delivery, KindStatus, Rejection, ResourceStatus, Standing};
 
@@ -246,9 +246,7 @@ impl Session {
         }
         lane.answer_owed = false;
         let is_first = lane.whole_since.take().is_some();
-        let response = self.send(lane, batch, complete.then_some(table.revision()), table);
-        lane.inflight.iter_mut().for_each(|inflight| inflight.is_first = is_first);
-        Ok(Some(response))
+        Ok(Some(self.send(lane, batch, is_first, complete.then_some(table.revision()), table)))
     }
 
     /// SotW cannot say of these kinds that something is gone; whatever named it goes instead.
@@ -325,12 +323,23 @@ impl Session {
         }
     }
 
-    fn send(&mut self, lane: &mut Lane, batch: Batch, settles: Option<Revision>, table: &Table) -> Response {
+    fn send(
+        &mut self,
+        lane: &mut Lane,
+        batch: Batch,
+        is_first: bool,
+        settles: Option<Revision>,
+        table: &Table,
+    ) -> Response {
         self.nonce += 1;
         let nonce = Nonce(self.nonce);
-        let put = batch.puts.iter().map(|resource| (resource.name().clone(), Some(resource.version())));
-        let removed = batch.removed.iter().map(|name| (name.clone(), None));
-        let items: HashMap<Name, Option<Version>> = put.chain(removed).collect();
+        let items = if is_first && self.mode == Mode::Delta && batch.removed.is_empty() {
+            Items::Everything(batch.puts.clone().into())
+        } else {
+            let put = batch.puts.iter().map(|resource| (resource.name().clone(), Some(resource.version())));
+            let removed = batch.removed.iter().map(|name| (name.clone(), None));
+            Items::Named(put.chain(removed).collect())
+        };
         if lane.kind == Kind::Cluster {
             self.clusters_sent(&batch);
         }
@@ -339,7 +348,7 @@ impl Session {
             state.clone_from(&lane.state);
             state.extend(batch.puts.into_iter().map(|resource| (resource.name().clone(), resource)));
             state.retain(|name, resource| {
-                items.get(name) != Some(&None) && lane.interest.wants(name, resource.visibility())
+                items.says(name, None) != Some(true) && lane.interest.wants(name, resource.visibility())
             });
             (state.values().cloned().collect(), Vec::new())
         } else if self.mode == Mode::Sotw {
@@ -348,7 +357,7 @@ impl Session {
             (batch.puts, batch.removed)
         };
         lane.last_nonce = Some(nonce);
-        lane.inflight = Some(Inflight { items, settles, state, is_first: false });
+        lane.inflight = Some(Inflight { items, settles, state, is_first });
         self.counters.responses += 1;
         self.counters.resources += u64::try_from(resources.len()).unwrap_or(u64::MAX);
         Response { kind: lane.kind, nonce, version: table.version(lane.kind), resources, removed }

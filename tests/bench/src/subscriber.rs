@@ -6,24 +6,27 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use bytes::{Buf, Bytes};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
-use http::uri::PathAndQuery;
+use h2::SendStream;
+use h2::client::ResponseFuture;
+use http::{Request, header};
 use prost::Message;
 use prost::encoding::{WireType, decode_key, decode_varint};
-use tokio::sync::{Notify, mpsc};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder, Streaming};
-use tonic::transport::Endpoint;
-use tonic::{Request, Status};
 use xds::Kind;
 
 const PATH: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 /// `resources` and `nonce` of a delta response.
 const RESOURCES: u32 = 2;
 const NONCE: u32 = 5;
+/// The head of a gRPC message.
+const FRAME_BYTES: usize = 5;
+/// What the server may send before it is read.
+const WINDOW: u32 = 1 << 20;
 
 /// What all subscribers together wait for.
 #[derive(Debug)]
@@ -82,38 +85,68 @@ impl Drop for Subscriber {
 impl Subscriber {
     /// Its first answer counts as heard in the round.
     pub(crate) async fn open(address: SocketAddr, number: usize, round: Arc<Round>) -> Result<Subscriber> {
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))?.tcp_nodelay(true);
-        let endpoint = endpoint.initial_stream_window_size(1 << 20).initial_connection_window_size(1 << 20);
-        let channel = endpoint.connect().await.context("connect to the discovery server")?;
-        let mut client = tonic::client::Grpc::new(channel).max_decoding_message_size(usize::MAX);
-        client.ready().await.context("the connection")?;
-        let (requests, outgoing) = mpsc::channel(4);
+        let stream = TcpStream::connect(address).await.context("connect to the discovery server")?;
+        stream.set_nodelay(true)?;
+        let handshake = h2::client::Builder::new()
+            .initial_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW)
+            .handshake::<_, Bytes>(stream);
+        let (mut client, connection) = handshake.await.context("begin HTTP/2")?;
+        let asked = Request::post(format!("http://{address}{PATH}"))
+            .header(header::CONTENT_TYPE, "application/grpc")
+            .header(header::TE, "trailers")
+            .body(())?;
+        let (response, mut requests) = client.send_request(asked, false).context("open the stream")?;
         let node = Node { id: format!("subscriber-{number}"), ..Node::default() };
-        requests.send(DeltaDiscoveryRequest { node: Some(node), ..request("") }).await?;
-        let responses =
-            client.streaming(Request::new(ReceiverStream::new(outgoing)), PathAndQuery::from_static(PATH), Raw).await;
-        let responses = responses.context("open the stream")?.into_inner();
+        requests.send_data(framed(&DeltaDiscoveryRequest { node: Some(node), ..request("") }), false)?;
+        // One task for both, because one wake costs less than two, and it is the server that is measured.
         let listening = tokio::spawn(async move {
-            // The driver misses what it waits for, and says so.
-            let _ended = listen(responses, requests, &round).await;
+            tokio::select! {
+                // Whoever drives the round misses what it waits for, and says so.
+                _ended = connection => {}
+                _ended = listen(response, requests, &round) => {}
+            }
         });
         Ok(Subscriber { task: listening.abort_handle() })
     }
 }
 
-async fn listen(
-    mut responses: Streaming<Bytes>,
-    requests: mpsc::Sender<DeltaDiscoveryRequest>,
-    round: &Round,
-) -> Result<()> {
-    while let Some(response) = responses.message().await? {
-        let (resources, nonce) = read(response)?;
-        if resources > 0 {
-            round.heard();
+async fn listen(response: ResponseFuture, mut requests: SendStream<Bytes>, round: &Round) -> Result<()> {
+    let mut body = response.await.context("an answer")?.into_body();
+    let mut buffer = BytesMut::new();
+    while let Some(data) = body.data().await {
+        let data = data.context("more of it")?;
+        buffer.extend_from_slice(&data);
+        body.flow_control().release_capacity(data.len())?;
+        while let Some(message) = whole(&mut buffer) {
+            let (resources, nonce) = read(message)?;
+            if resources > 0 {
+                round.heard();
+            }
+            requests.send_data(framed(&request(&nonce)), false)?;
         }
-        requests.send(request(&nonce)).await?;
     }
     bail!("the stream has ended")
+}
+
+/// The next message, if all of it is there.
+fn whole(buffer: &mut BytesMut) -> Option<Bytes> {
+    let head: [u8; FRAME_BYTES] = buffer.get(..FRAME_BYTES)?.try_into().ok()?;
+    let length = usize::try_from(u32::from_be_bytes([head[1], head[2], head[3], head[4]])).ok()?;
+    if buffer.len() < FRAME_BYTES + length {
+        buffer.reserve(FRAME_BYTES + length - buffer.len());
+        return None;
+    }
+    buffer.advance(FRAME_BYTES);
+    Some(buffer.split_to(length).freeze())
+}
+
+fn framed(request: &DeltaDiscoveryRequest) -> Bytes {
+    let mut frame = BytesMut::with_capacity(FRAME_BYTES + request.encoded_len());
+    frame.put_u8(0);
+    frame.put_u32(u32::try_from(request.encoded_len()).unwrap_or(u32::MAX));
+    frame.put_slice(&request.encode_to_vec());
+    frame.freeze()
 }
 
 fn request(nonce: &str) -> DeltaDiscoveryRequest {
@@ -140,42 +173,4 @@ fn read(mut message: Bytes) -> Result<(usize, String)> {
         }
     }
     Ok((resources, nonce))
-}
-
-/// Requests are encoded, responses left as they are.
-struct Raw;
-
-impl Codec for Raw {
-    type Encode = DeltaDiscoveryRequest;
-    type Decode = Bytes;
-    type Encoder = Raw;
-    type Decoder = Raw;
-
-    fn encoder(&mut self) -> Raw {
-        Raw
-    }
-
-    fn decoder(&mut self) -> Raw {
-        Raw
-    }
-}
-
-impl Encoder for Raw {
-    type Item = DeltaDiscoveryRequest;
-    type Error = Status;
-
-    fn encode(&mut self, item: DeltaDiscoveryRequest, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        buffer.reserve(item.encoded_len());
-        item.encode(buffer).map_err(|error| Status::internal(error.to_string()))
-    }
-}
-
-impl Decoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        let length = buffer.remaining();
-        Ok(Some(buffer.copy_to_bytes(length)))
-    }
 }

@@ -99,10 +99,10 @@ impl Session {
 
     fn acked(&mut self, lane: &mut Lane, inflight: Inflight, now: Time) {
         self.counters.acks += 1;
-        for (name, version) in inflight.items {
-            let current = version.is_some() && !lane.pending.contains_key(&name);
-            if current && lane.interest.wants(&name, Visibility::Wildcard) {
-                self.now_applied(lane.kind, name, now);
+        for (name, version) in inflight.items.iter() {
+            let current = version.is_some() && !lane.pending.contains_key(name);
+            if current && lane.interest.wants(name, Visibility::Wildcard) {
+                self.now_applied(lane.kind, name.clone(), now);
             }
         }
         if lane.kind != Kind::ScopedRoute {
@@ -117,15 +117,15 @@ impl Session {
         self.counters.nacks += 1;
         self.counters.last_error = Some(message.clone());
         if inflight.items.len() > 1 {
-            let names: BTreeSet<Name> = inflight.items.into_keys().collect();
+            let names: BTreeSet<Name> = inflight.items.iter().map(|(name, _)| name.clone()).collect();
             let half = names.len() / 2;
             lane.bisect.push_front(names.iter().skip(half).cloned().collect());
             lane.bisect.push_front(names.into_iter().take(half).collect());
             return;
         }
-        for (name, version) in inflight.items {
+        for (name, version) in inflight.items.iter() {
             let key = Key { kind: lane.kind, name: name.clone() };
-            lane.refuse(name, version, &message);
+            lane.refuse(name.clone(), version, &message);
             self.rejections.push(Rejection { key, version, message: message.clone() });
         }
     }

@@ -30,10 +30,52 @@ pub(super) enum Why {
     Again,
 }
 
+/// What a response changed.
+#[derive(Debug)]
+pub(super) enum Items {
+    /// `None` is a removal.
+    Named(HashMap<Name, Option<Version>>),
+    /// All there was. A map of it would be most of what a stream ever needs.
+    Everything(Box<[Arc<Resource>]>),
+}
+
+impl Items {
+    pub fn len(&self) -> usize {
+        match self {
+            Items::Named(items) => items.len(),
+            Items::Everything(resources) => resources.len(),
+        }
+    }
+
+    /// Whether the response says something of a name.
+    pub fn contains(&self, name: &Name) -> bool {
+        match self {
+            Items::Named(items) => items.contains_key(name),
+            Items::Everything(_) => true,
+        }
+    }
+
+    /// Whether it says this of a name, if it says anything.
+    pub fn says(&self, name: &Name, version: Option<Version>) -> Option<bool> {
+        match self {
+            Items::Named(items) => items.get(name).map(|said| *said == version),
+            Items::Everything(_) => Some(true),
+        }
+    }
+
+    pub fn iter(&self) -> Box<dyn Iterator<Item = (&Name, Option<Version>)> + '_> {
+        match self {
+            Items::Named(items) => Box::new(items.iter().map(|(name, version)| (name, *version))),
+            Items::Everything(resources) => {
+                Box::new(resources.iter().map(|resource| (resource.name(), Some(resource.version()))))
+            }
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Inflight {
-    /// What the response changed; `None` is a removal.
-    pub items: HashMap<Name, Option<Version>>,
+    pub items: Items,
     /// The stream has everything up to here once this is ACKed.
     pub settles: Option<Revision>,
     /// SotW kinds whose responses are the full state: that state.
@@ -115,7 +157,7 @@ impl Lane {
     pub fn is_outstanding(&self, name: &Name) -> bool {
         self.pending.contains_key(name)
             || self.held.contains_key(name)
-            || self.inflight.as_ref().is_some_and(|inflight| inflight.items.contains_key(name))
+            || self.inflight.as_ref().is_some_and(|inflight| inflight.items.contains(name))
             || self.bisect.iter().any(|names| names.contains(name))
     }
 

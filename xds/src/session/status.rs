@@ -93,7 +93,7 @@ impl Session {
         let everything = everything.filter(|_| lane.interest.is_wildcard()).map(|resource| resource.name().clone());
         // What is gone and not said yet is asked for, too.
         let leaving = [lane.pending.keys().collect::<Vec<_>>(), lane.held.keys().collect()].concat();
-        let in_flight = lane.inflight.iter().flat_map(|inflight| inflight.items.keys());
+        let in_flight = lane.inflight.iter().flat_map(|inflight| inflight.items.iter()).map(|(name, _)| name);
         let unsaid = leaving.into_iter().chain(in_flight).chain(lane.quarantine.keys()).cloned();
         let names: BTreeSet<Name> = everything.chain(lane.interest.names().iter().cloned()).chain(unsaid).collect();
         let status = |name: Name| ResourceStatus {
@@ -109,12 +109,12 @@ impl Session {
         if lane.quarantine.get(name) == Some(&version) {
             return Delivery::Refused(lane.reasons.get(name).cloned());
         }
-        let sent = lane.inflight.as_ref().and_then(|inflight| inflight.items.get(name));
+        let sent = lane.inflight.as_ref().and_then(|inflight| inflight.items.says(name, version));
         let is_behind = table.entry(lane.kind, name).is_some_and(|entry| entry.revision > lane.cursor);
         match sent {
             _ if is_behind || lane.pending.contains_key(name) || lane.held.contains_key(name) => Delivery::Waiting,
-            Some(sent) if *sent == version => Delivery::Sent,
-            Some(_) => Delivery::Waiting,
+            Some(true) => Delivery::Sent,
+            Some(false) => Delivery::Waiting,
             None if lane.is_outstanding(name) => Delivery::Waiting,
             None => Delivery::Applied,
         }
