@@ -211,13 +211,13 @@ mod tests {
         ) {
             let removed: Vec<Name> = removed.into_iter().map(Name::from).collect();
             let version = VersionInfo::Revision(Revision(7));
-            let mut response = Response { kind: Kind::ScopedRoute, nonce: Nonce(nonce), version, resources, removed };
+            let mut response = Response { kind: Kind::ScopedRoute, nonce: Nonce(nonce), version, resources: resources.into(), removed };
             let delta = DeltaDiscoveryResponse::decode(written(Mode::Delta, &response)).expect("a message");
             prop_assert_eq!((delta.system_version_info, delta.nonce), ("7".to_owned(), nonce.to_string()));
             prop_assert_eq!(&delta.type_url, Kind::ScopedRoute.type_url());
             prop_assert_eq!(delta.removed_resources, response.removed.iter().map(Name::to_string).collect::<Vec<_>>());
             prop_assert_eq!(delta.resources.len(), response.resources.len());
-            for (read, resource) in delta.resources.iter().zip(&response.resources) {
+            for (read, resource) in delta.resources.iter().zip(response.resources.iter()) {
                 prop_assert_eq!(&read.name, resource.name().as_str());
                 prop_assert_eq!(&read.version, &*resource.version_text());
                 let any = read.resource.as_ref().expect("a body");

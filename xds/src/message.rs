@@ -106,6 +106,7 @@ pub struct Response {
     pub nonce: Nonce,
     /// For people, no rule looks at it.
     pub version: VersionInfo,
-    pub resources: Vec<Arc<Resource>>,
+    /// First answers of several streams share one list.
+    pub resources: Arc<[Arc<Resource>]>,
     pub removed: Vec<Name>,
 }

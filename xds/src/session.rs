@@ -333,29 +333,31 @@ impl Session {
     ) -> Response {
         self.nonce += 1;
         let nonce = Nonce(self.nonce);
-        let items = if is_first && self.mode == Mode::Delta && batch.removed.is_empty() {
-            Items::Everything(batch.puts.clone().into())
-        } else {
-            let put = batch.puts.iter().map(|resource| (resource.name().clone(), Some(resource.version())));
-            let removed = batch.removed.iter().map(|name| (name.clone(), None));
-            Items::Named(put.chain(removed).collect())
-        };
         if lane.kind == Kind::Cluster {
             self.clusters_sent(&batch);
         }
         let mut state = BTreeMap::new();
-        let (resources, removed) = if lane.is_full_state(self.mode) {
-            state.clone_from(&lane.state);
-            state.extend(batch.puts.into_iter().map(|resource| (resource.name().clone(), resource)));
-            state.retain(|name, resource| {
-                items.says(name, None) != Some(true) && lane.interest.wants(name, resource.visibility())
-            });
-            (state.values().cloned().collect(), Vec::new())
-        } else if self.mode == Mode::Sotw {
-            (batch.puts, Vec::new())
+        let (items, resources, removed);
+        if is_first && self.mode == Mode::Delta && batch.removed.is_empty() {
+            resources = table.share(lane.kind, batch.puts);
+            items = Items::Everything(Arc::clone(&resources));
+            removed = Vec::new();
         } else {
-            (batch.puts, batch.removed)
-        };
+            let put = batch.puts.iter().map(|resource| (resource.name().clone(), Some(resource.version())));
+            let gone = batch.removed.iter().map(|name| (name.clone(), None));
+            items = Items::Named(put.chain(gone).collect());
+            if lane.is_full_state(self.mode) {
+                state.clone_from(&lane.state);
+                state.extend(batch.puts.into_iter().map(|resource| (resource.name().clone(), resource)));
+                state.retain(|name, resource| {
+                    items.says(name, None) != Some(true) && lane.interest.wants(name, resource.visibility())
+                });
+                resources = state.values().cloned().collect();
+            } else {
+                resources = batch.puts.into();
+            }
+            removed = if self.mode == Mode::Sotw { Vec::new() } else { batch.removed };
+        }
         lane.last_nonce = Some(nonce);
         lane.inflight = Some(Inflight { items, settles, state, is_first });
         self.counters.responses += 1;

@@ -7,7 +7,7 @@
 //! Invariants: every required key of a live resource is live; work for a change does not depend on the table's size.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::message::VersionInfo;
 use crate::resource::{Change, Key, Kind, Name, Resource, Revision, Visibility};
@@ -55,6 +55,8 @@ struct Log {
     head_name: Option<Arc<str>>,
     /// A cursor below this may have missed a removal.
     floor: Revision,
+    /// What streams that begin are being told. It goes with the last of them.
+    first_answer: Mutex<Option<Weak<[Arc<Resource>]>>>,
 }
 
 #[derive(Debug, Default)]
@@ -149,6 +151,19 @@ impl Table {
             self.set(key, wanted);
         }
         Ok(self.revision)
+    }
+
+    /// The list that other streams have as their first answer, if that is the same; else this one becomes it.
+    pub(crate) fn share(&self, kind: Kind, resources: Vec<Arc<Resource>>) -> Arc<[Arc<Resource>]> {
+        let mut first_answer = self.log(kind).first_answer.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = first_answer.as_ref().and_then(Weak::upgrade).filter(|known| {
+            known.len() == resources.len() && known.iter().zip(&resources).all(|(one, other)| Arc::ptr_eq(one, other))
+        });
+        known.unwrap_or_else(|| {
+            let shared = Arc::from(resources);
+            *first_answer = Some(Arc::downgrade(&shared));
+            shared
+        })
     }
 
     /// Forgets tombstones that every cursor has passed, and the oldest beyond the limit.

@@ -36,7 +36,7 @@ pub(super) enum Items {
     /// `None` is a removal.
     Named(HashMap<Name, Option<Version>>),
     /// All there was. A map of it would be most of what a stream ever needs.
-    Everything(Box<[Arc<Resource>]>),
+    Everything(Arc<[Arc<Resource>]>),
 }
 
 impl Items {

@@ -259,7 +259,7 @@ impl World {
         match kind {
             Cluster => self.warmed(&had, &has),
             Endpoints => {
-                for resource in &response.resources {
+                for resource in response.resources.iter() {
                     self.warming.remove(resource.name());
                     if self.client[&Cluster].contains_key(resource.name()) {
                         self.usable.insert(resource.name().clone());

@@ -499,3 +499,21 @@ fn a_stuck_wildcard_costs_a_cursor_and_not_a_map() {
     let status = peer.session.status().into_iter().find(|status| status.kind == ScopedRoute).unwrap();
     assert_eq!((status.pending, status.held, status.names, status.in_flight), (0, 0, 0, 1));
 }
+
+#[test]
+fn first_answers_of_several_streams_are_one_list() {
+    let mut peer = Peer::new(Mode::Delta);
+    peer.apply((0..100).map(|i| Change::Put(resource(ScopedRoute, &format!("m{i}"), "any"))).collect());
+    let mut first_answer = || {
+        peer.reconnect();
+        peer.session.on_request(wildcard(ScopedRoute), &peer.table, peer.now).unwrap();
+        peer.session.poll(&peer.table, peer.now).unwrap().remove(0).resources
+    };
+    let (one, other) = (first_answer(), first_answer());
+    assert!(std::sync::Arc::ptr_eq(&one, &other));
+    peer.put(ScopedRoute, "m0", "another");
+    peer.reconnect();
+    peer.session.on_request(wildcard(ScopedRoute), &peer.table, peer.now).unwrap();
+    let changed = peer.session.poll(&peer.table, peer.now).unwrap().remove(0).resources;
+    assert_eq!((changed.len(), std::sync::Arc::ptr_eq(&one, &changed)), (100, false));
+}
