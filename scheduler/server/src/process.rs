@@ -220,10 +220,10 @@ fn serve_envoys(tasks: &Tasks, ads: Ads, age: Option<Duration>, over: Duration, 
         let serving = router.serve_with_incoming_shutdown(incoming, stop.requested());
         let draining = async {
             stop.requested().await;
-            if tokio::time::timeout(over + LAST_WORDS, ads.drain(over)).await.is_err() {
-                warn!(streams = ads.streams().len(), "envoys did not take their last words");
+            match tokio::time::timeout(over + LAST_WORDS, ads.drain(over)).await {
+                Ok(()) => tokio::time::sleep(LAST_WORDS).await,
+                Err(_) => warn!(streams = ads.streams().len(), "envoys did not take their last words"),
             }
-            tokio::time::sleep(LAST_WORDS).await;
         };
         tokio::select! {
             outcome = serving => outcome.map_err(|cause| ServeError { what: "Envoys", cause }),

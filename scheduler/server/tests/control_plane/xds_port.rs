@@ -23,6 +23,9 @@ const CLUSTERS: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 /// What the documentation says: a silent peer is asked after 5 s and has 3 s for its answer.
 const LET_GO_WITHIN: Duration = Duration::from_secs(9);
 
+/// A second, and room for a busy machine: less than the scheduler gives its parts before it cuts them off.
+const ENDS_WITHIN: Duration = Duration::from_secs(4);
+
 async fn world(counters: &Arc<Counters>, first_sync_ms: Option<u64>) -> World {
     let counters = Arc::clone(counters);
     World::start_with(Arc::new(tempfile::tempdir().unwrap()), move |config| {
@@ -132,6 +135,20 @@ async fn standing_proxy(to: SocketAddr, stand: oneshot::Receiver<()>) -> SocketA
         }
     });
     at
+}
+
+#[tokio::test]
+async fn a_client_that_stands_still_does_not_keep_a_scheduler_from_its_end() {
+    let counters = Arc::default();
+    let world = world(&counters, None).await;
+    let (stand, stands) = oneshot::channel();
+    let _stream = stream(standing_proxy(world.xds, stands).await).await;
+    loop_until("it is there", async || has(&counters, "switchyard_xds_synced_streams 1")).await;
+    stand.send(()).unwrap();
+    let began = std::time::Instant::now();
+    drop(world.stop().await);
+    let took = began.elapsed();
+    assert!(took < ENDS_WITHIN, "{took:?}");
 }
 
 #[tokio::test]
