@@ -4,6 +4,7 @@
 //! Locks, always taken in this order and never across an await: a session, gate, table, registry.
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 use std::time::Duration;
@@ -14,9 +15,12 @@ use tonic::service::Routes;
 
 use crate::csds;
 use crate::gate::{Feedback, Gate, StreamId};
+use crate::health;
+use crate::lifetime::{Lifetime, Stage};
 use crate::message::{Mode, Tailor};
 use crate::resource::{Change, Key, Kind, Revision};
-use crate::service::{self, Discovery};
+use crate::rpcs;
+use crate::service::Discovery;
 use crate::session::{Counters, KindStatus, Session};
 use crate::table::{Dangling, Table};
 use crate::time::Time;
@@ -35,6 +39,10 @@ pub struct Config {
     /// How many streams may be in their first answers at a time: each holds a list of everything until its client has ACKed
     /// it, or `lag_after` has passed.
     pub first_answers: usize,
+    /// How old a stream may become; ages are spread over a fifth of it. A stream of age is sent nothing more, and ends with
+    /// UNAVAILABLE when its client has acknowledged what it was sent, or after `lag_after`. So clients spread over several
+    /// servers again, if their connections end, too: see [`Ads::drain`].
+    pub max_stream_age: Option<Duration>,
 }
 
 impl Default for Config {
@@ -44,6 +52,7 @@ impl Default for Config {
             drain_grace: Duration::from_secs(10),
             tailor: None,
             first_answers: 16,
+            max_stream_age: None,
         }
     }
 }
@@ -59,6 +68,10 @@ pub struct StreamStatus {
     pub synced: bool,
     pub lagging: bool,
     pub counters: Counters,
+    /// Bytes of the messages that it was sent; of one that is on its way, or not.
+    pub bytes: u64,
+    /// When it acknowledged something last, or came; by [`Ads::now`].
+    pub quiet_since: Time,
 }
 
 #[derive(Clone, Debug)]
@@ -75,10 +88,15 @@ pub(crate) struct Shared {
     /// Locked by its stream for each step, before anything else is.
     sessions: Mutex<BTreeMap<StreamId, Arc<Mutex<Session>>>>,
     changes: watch::Sender<u64>,
-    opened: watch::Sender<bool>,
+    stage: watch::Sender<Stage>,
+    /// Streams that have not ended, whether they have named themselves or not.
+    open: watch::Sender<usize>,
+    /// What differs from process to process.
+    seed: u64,
     wake: Arc<Notify>,
     pub admission: Arc<Semaphore>,
     streams: AtomicU64,
+    begun: AtomicU64,
     started: Instant,
 }
 
@@ -95,9 +113,12 @@ impl Ads {
             registry: Mutex::new(BTreeMap::new()),
             sessions: Mutex::new(BTreeMap::new()),
             changes: watch::Sender::new(0),
-            opened: watch::Sender::new(false),
+            stage: watch::Sender::new(Stage::Closed),
+            open: watch::Sender::new(0),
+            seed: RandomState::new().hash_one(()),
             wake: Arc::clone(&wake),
             streams: AtomicU64::new(0),
+            begun: AtomicU64::new(0),
             started: Instant::now(),
         });
         let (sender, receiver) = mpsc::channel(FEEDBACK_QUEUE);
@@ -136,15 +157,43 @@ impl Ads {
     pub fn open(&self, earlier_streams: bool) {
         let now = self.shared.now();
         self.shared.gate().open(earlier_streams, now);
-        self.shared.opened.send_replace(true);
+        self.shared.stage.send_if_modified(|stage| {
+            let is_closed = *stage == Stage::Closed;
+            if is_closed {
+                *stage = Stage::Open;
+            }
+            is_closed
+        });
         self.shared.wake.notify_one();
     }
 
+    /// Ends in good order: health says NOT_SERVING, new streams are refused and those that are there end with UNAVAILABLE,
+    /// spread over `over` (a millisecond for each of them, if that is less), so that thousands of clients do not come back
+    /// in one instant. Returns when all have ended; how long to wait for clients that take nothing is for the caller to say.
+    ///
+    /// Connections are the transport's: give `serve_with_incoming_shutdown` a signal at the same time, so that clients are
+    /// told (GOAWAY) to come back by another one. For [`Config::max_stream_age`] that is `Server::max_connection_age`.
+    pub async fn drain(&self, over: Duration) {
+        let now = self.shared.now();
+        self.shared.stage.send_modify(|stage| {
+            *stage = stage.drained(*self.shared.open.borrow(), over, now);
+        });
+        let mut open = self.shared.open.subscribe();
+        // The sender is ours, so this ends only as it should.
+        let _all_have_ended = open.wait_for(|streams| *streams == 0).await;
+    }
+
+    /// The time by which [`StreamStatus`] is told.
+    #[must_use]
+    pub fn now(&self) -> Time {
+        self.shared.now()
+    }
+
     /// All services of the protocol: ADS, and CDS, EDS, LDS, SRDS, RDS, SDS and RTDS, each in both variants; and CSDS, which
-    /// tells people and tools what each client has.
+    /// tells people and tools what each client has; and `grpc.health.v1`, which says whether streams are answered.
     #[must_use]
     pub fn routes(&self) -> Routes {
-        const { assert!(service::COUNT == 8, "one line below for each service") };
+        const { assert!(rpcs::COUNT == 8, "one line below for each service") };
         let shared = || Arc::clone(&self.shared);
         Routes::new(Discovery::<0>::new(shared()))
             .add_service(Discovery::<1>::new(shared()))
@@ -155,6 +204,7 @@ impl Ads {
             .add_service(Discovery::<6>::new(shared()))
             .add_service(Discovery::<7>::new(shared()))
             .add_service(csds::service(shared()))
+            .add_service(health::service(self.shared.stage()))
     }
 
     /// Every connected stream that named itself.
@@ -178,6 +228,15 @@ impl Shared {
         self.started + Duration::from_millis(time.0.min(YEAR_MS))
     }
 
+    /// A stream begins now; it has ended when the first is dropped.
+    pub fn begin(self: &Arc<Self>) -> (Begun, Lifetime) {
+        let number = self.begun.fetch_add(1, Ordering::Relaxed);
+        self.open.send_modify(|streams| *streams += 1);
+        let Config { max_stream_age, lag_after, .. } = self.config;
+        let lifetime = Lifetime::new(max_stream_age, lag_after, (self.seed, number), self.now());
+        (Begun { shared: Arc::clone(self) }, lifetime)
+    }
+
     pub fn next_stream(&self) -> StreamId {
         StreamId(self.streams.fetch_add(1, Ordering::Relaxed) + 1)
     }
@@ -186,8 +245,8 @@ impl Shared {
         self.changes.subscribe()
     }
 
-    pub fn opened(&self) -> watch::Receiver<bool> {
-        self.opened.subscribe()
+    pub fn stage(&self) -> watch::Receiver<Stage> {
+        self.stage.subscribe()
     }
 
     pub fn wake(&self) {
@@ -235,6 +294,17 @@ impl Shared {
             let passed = cursors.map(|status| status.cursor).min().unwrap_or(table.revision());
             table.forget(kind, passed);
         }
+    }
+}
+
+/// A stream that has not ended.
+pub(crate) struct Begun {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        self.shared.open.send_modify(|streams| *streams -= 1);
     }
 }
 

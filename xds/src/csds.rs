@@ -184,7 +184,13 @@ impl ClientStatusDiscoveryService for Csds {
         request: Request<Streaming<ClientStatusRequest>>,
     ) -> Result<Response<Self::StreamClientStatusStream>, Status> {
         let csds = self.clone();
-        let answers = request.into_inner().map(move |request| csds.answer(&request?));
+        let mut stage = csds.shared.stage();
+        let draining = async move {
+            // It also ends with the server.
+            let _drains = stage.wait_for(|stage| stage.is_draining()).await;
+        };
+        let requests = request.into_inner().take_until(Box::pin(draining));
+        let answers = requests.map(move |request| csds.answer(&request?));
         Ok(Response::new(Box::pin(answers)))
     }
 

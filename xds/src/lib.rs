@@ -2,7 +2,8 @@
 //!
 //! The table of resources has one writer; any number of streams read it. Pure parts: `resource`, `table`,
 //! `subscription`, `session` (one stream without the stream), `gate` (who has applied what). `ads` is the handle that
-//! owners hold; `service`, `wire` and `encode` are the gRPC border.
+//! owners hold; `service`, `health`, `csds`, `wire` and `encode` are the gRPC border; `lifetime` is when it all begins and
+//! ends.
 //!
 //! Not here: models, placements, or what any resource says. Bodies are opaque bytes encoded by the caller.
 
@@ -15,8 +16,11 @@ mod ads;
 mod csds;
 mod encode;
 mod gate;
+mod health;
+mod lifetime;
 mod message;
 mod resource;
+mod rpcs;
 mod service;
 mod session;
 mod subscription;

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
@@ -18,17 +19,20 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue};
 use http_body::{Body, Frame};
 use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::Instant;
 use tonic::codec::{Codec, Streaming};
 use tonic::codegen::Service;
 use tonic::server::NamedService;
 use tonic::{Status, body::Body as TonicBody};
 use tonic_prost::ProstCodec;
 
-use crate::ads::{Shared, StreamStatus};
+use crate::ads::{Begun, Shared, StreamStatus};
 use crate::encode::Encoding;
 use crate::gate::{Progress, StreamId};
+use crate::lifetime::{End, Lifetime, Stage};
 use crate::message::{Mode, Node, Request, Response};
 use crate::resource::Kind;
+use crate::rpcs::RPCS;
 use crate::session::{Session, Standing};
 use crate::time::Time;
 use crate::wire::{self, Delta, Sotw, Wire};
@@ -38,69 +42,6 @@ const MAX_REQUEST_BYTES: usize = 64 << 20;
 
 /// The first answer is one message: 50 MB at 100,000 rich scopes. Above this the stream ends with an error.
 const MAX_RESPONSE_BYTES: usize = 512 << 20;
-
-/// One of the services of the protocol.
-struct Rpc {
-    service: &'static str,
-    /// Its method for each variant.
-    sotw: &'static str,
-    delta: &'static str,
-    /// What its streams are about; `None`: every request says it.
-    kind: Option<Kind>,
-}
-
-pub(crate) const COUNT: usize = Kind::COUNT + 1;
-
-const RPCS: [Rpc; COUNT] = [
-    Rpc {
-        service: "envoy.service.discovery.v3.AggregatedDiscoveryService",
-        sotw: "StreamAggregatedResources",
-        delta: "DeltaAggregatedResources",
-        kind: None,
-    },
-    Rpc {
-        service: "envoy.service.cluster.v3.ClusterDiscoveryService",
-        sotw: "StreamClusters",
-        delta: "DeltaClusters",
-        kind: Some(Kind::Cluster),
-    },
-    Rpc {
-        service: "envoy.service.endpoint.v3.EndpointDiscoveryService",
-        sotw: "StreamEndpoints",
-        delta: "DeltaEndpoints",
-        kind: Some(Kind::Endpoints),
-    },
-    Rpc {
-        service: "envoy.service.listener.v3.ListenerDiscoveryService",
-        sotw: "StreamListeners",
-        delta: "DeltaListeners",
-        kind: Some(Kind::Listener),
-    },
-    Rpc {
-        service: "envoy.service.route.v3.ScopedRoutesDiscoveryService",
-        sotw: "StreamScopedRoutes",
-        delta: "DeltaScopedRoutes",
-        kind: Some(Kind::ScopedRoute),
-    },
-    Rpc {
-        service: "envoy.service.route.v3.RouteDiscoveryService",
-        sotw: "StreamRoutes",
-        delta: "DeltaRoutes",
-        kind: Some(Kind::Route),
-    },
-    Rpc {
-        service: "envoy.service.secret.v3.SecretDiscoveryService",
-        sotw: "StreamSecrets",
-        delta: "DeltaSecrets",
-        kind: Some(Kind::Secret),
-    },
-    Rpc {
-        service: "envoy.service.runtime.v3.RuntimeDiscoveryService",
-        sotw: "StreamRuntime",
-        delta: "DeltaRuntime",
-        kind: Some(Kind::Runtime),
-    },
-];
 
 /// The service number `N`: 0 is the aggregated one.
 #[derive(Clone, Debug)]
@@ -147,11 +88,19 @@ fn answer<W: Wire>(
     implied: Option<Kind>,
     request: http::Request<TonicBody>,
 ) -> http::Response<TonicBody> {
+    if shared.stage().borrow().is_draining() {
+        return End::Drain.status().into_http();
+    }
     let decoder = ProstCodec::<(), W::Request>::default().decoder();
     let requests = Streaming::new_request(decoder, request.into_body(), None, Some(MAX_REQUEST_BYTES));
+    let (begun, lifetime) = shared.begin();
+    let sent = Arc::default();
     let stream = Loop::<W> {
         changes: shared.changes(),
-        opened: shared.opened(),
+        stage: shared.stage(),
+        _begun: begun,
+        lifetime,
+        sent: Arc::clone(&sent),
         shared,
         implied,
         requests,
@@ -163,7 +112,7 @@ fn answer<W: Wire>(
         let next = stream.next().await?;
         Some((next, stream))
     });
-    let body = Responses { mode: W::MODE, responses: Box::pin(responses), current: None, ended: false };
+    let body = Responses { mode: W::MODE, responses: Box::pin(responses), sent, current: None, ended: false };
     let mut response = http::Response::new(TonicBody::new(body));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     response
@@ -173,6 +122,8 @@ fn answer<W: Wire>(
 struct Responses {
     mode: Mode,
     responses: Pin<Box<dyn Stream<Item = Result<Response, Status>> + Send>>,
+    /// Bytes of messages; read by the loop.
+    sent: Arc<AtomicU64>,
     current: Option<Encoding>,
     ended: bool,
 }
@@ -209,6 +160,7 @@ impl Body for Responses {
                     let encoding = Encoding::new(self.mode, response);
                     let bytes = encoding.message_bytes();
                     if bytes <= MAX_RESPONSE_BYTES {
+                        self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
                         self.current = Some(encoding);
                         continue;
                     }
@@ -226,7 +178,10 @@ impl Body for Responses {
 struct Loop<W: Wire> {
     shared: Arc<Shared>,
     changes: watch::Receiver<u64>,
-    opened: watch::Receiver<bool>,
+    stage: watch::Receiver<Stage>,
+    _begun: Begun,
+    lifetime: Lifetime,
+    sent: Arc<AtomicU64>,
     implied: Option<Kind>,
     requests: Streaming<W::Request>,
     joined: Option<Joined>,
@@ -239,30 +194,47 @@ impl<W: Wire> Loop<W> {
         if self.ended {
             return None;
         }
-        // Nothing is read before the state is complete, so nothing can be answered from half of it.
-        self.opened.wait_for(|opened| *opened).await.ok()?;
         loop {
             if let Some(response) = self.outbox.pop_front() {
                 return Some(Ok(response));
             }
-            if let Err(status) = self.advance().await? {
+            let stage = *self.stage.borrow();
+            let is_quiet = self.joined.as_ref().is_none_or(|joined| joined.session().is_quiet());
+            let end = self.lifetime.end(stage, self.shared.now(), is_quiet);
+            let advanced = match end {
+                Some(end) => Err(end.status()),
+                None if stage.answers() => self.advance().await?,
+                None => self.wait().await?,
+            };
+            if let Err(status) = advanced {
                 self.ended = true;
                 return Some(Err(status));
             }
         }
     }
 
+    /// Nothing is read before the state is complete, so nothing can be answered from half of it.
+    async fn wait(&mut self) -> Option<Result<(), Status>> {
+        let end = self.lifetime.due(*self.stage.borrow(), self.shared.now());
+        let timer = at(end.map(|end| self.shared.instant(end)));
+        tokio::select! {
+            // Both arms are safe to cancel.
+            changed = self.stage.changed() => changed.ok()?,
+            () = timer => {}
+        }
+        Some(Ok(()))
+    }
+
     /// Waits for something to happen and deals with it. `None` when the client is gone.
     async fn advance(&mut self) -> Option<Result<(), Status>> {
-        let due = self.joined.as_ref().and_then(Joined::due).map(|due| self.shared.instant(due));
+        let (stage, now) = (*self.stage.borrow(), self.shared.now());
+        let end = self.lifetime.due(stage, now);
+        // One that is sent nothing more has nothing due but its end.
+        let due = self.joined.as_ref().filter(|_| !self.lifetime.is_ending(stage, now)).and_then(Joined::due);
+        let due = due.into_iter().chain(end).min();
+        let timer = at(due.map(|due| self.shared.instant(due)));
         let waits = self.joined.as_ref().is_some_and(|joined| matches!(joined.admission, Admission::Waiting));
         let admission = Arc::clone(&self.shared.admission);
-        let timer = async {
-            match due {
-                Some(due) => tokio::time::sleep_until(due).await,
-                None => std::future::pending().await,
-            }
-        };
         // Every arm is safe to cancel: a message that is not complete stays in the stream's buffer.
         let request = tokio::select! {
             request = self.requests.message() => match request {
@@ -274,6 +246,10 @@ impl<W: Wire> Loop<W> {
                 }
             },
             changed = self.changes.changed() => {
+                changed.ok()?;
+                None
+            }
+            changed = self.stage.changed() => {
                 changed.ok()?;
                 None
             }
@@ -294,9 +270,10 @@ impl<W: Wire> Loop<W> {
             Some(request) => self.admit(request)?,
             None => None,
         };
+        let is_ending = self.lifetime.is_ending(*self.stage.borrow(), self.shared.now());
         match &mut self.joined {
             Some(joined) => {
-                self.outbox.extend(joined.step(request)?);
+                self.outbox.extend(joined.step(request, is_ending)?);
                 Ok(())
             }
             None => Ok(()),
@@ -312,7 +289,8 @@ impl<W: Wire> Loop<W> {
                     "node.id is missing in the first request of the stream: set it in the bootstrap",
                 )
             })?;
-            self.joined = Some(Joined::new(Arc::clone(&self.shared), W::MODE, wire::node(node)));
+            self.joined =
+                Some(Joined::new(Arc::clone(&self.shared), W::MODE, wire::node(node), Arc::clone(&self.sent)));
         }
         let kind = match (W::type_url(&request), self.implied) {
             ("", Some(kind)) => kind,
@@ -333,6 +311,13 @@ impl<W: Wire> Loop<W> {
             },
         };
         Ok(Some(W::request(request, kind)))
+    }
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -378,11 +363,13 @@ struct Joined {
     id: StreamId,
     session: Arc<Mutex<Session>>,
     admission: Admission,
+    came_at: Time,
+    sent: Arc<AtomicU64>,
 }
 
 impl Joined {
-    fn new(shared: Arc<Shared>, mode: Mode, node: Node) -> Self {
-        let id = shared.next_stream();
+    fn new(shared: Arc<Shared>, mode: Mode, node: Node, sent: Arc<AtomicU64>) -> Self {
+        let (id, came_at) = (shared.next_stream(), shared.now());
         tracing::info!(stream = id.0, node = %node.id, ?mode, "stream opened");
         shared.gate().connect(id, node.id.clone());
         let session = Session::new(mode, node, shared.config.lag_after, shared.config.tailor.clone());
@@ -394,12 +381,14 @@ impl Joined {
             synced: false,
             lagging: false,
             counters: session.counters().clone(),
+            bytes: 0,
+            quiet_since: came_at,
         };
         shared.registry().insert(id, status);
         let session = Arc::new(Mutex::new(session));
         shared.joined(id, &session);
         shared.wake();
-        Joined { shared, id, session, admission: Admission::None }
+        Joined { shared, id, session, admission: Admission::None, came_at, sent }
     }
 
     /// When to step again although nothing happened.
@@ -415,7 +404,8 @@ impl Joined {
         self.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn step(&mut self, request: Option<Request>) -> Result<Vec<Response>, Status> {
+    /// `is_ending`: nothing more is sent, only acknowledgements are taken in.
+    fn step(&mut self, request: Option<Request>, is_ending: bool) -> Result<Vec<Response>, Status> {
         let now = self.shared.now();
         let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
         let outstanding = self.shared.gate().outstanding(self.id);
@@ -428,7 +418,8 @@ impl Joined {
             let is_first = session.is_in_first_answer();
             self.admission.advance(is_first, &self.shared, now);
             session.admit(self.admission.allows(), now);
-            let responses = session.poll(&table, now).map_err(|behind| Status::aborted(behind.to_string()))?;
+            let responses = if is_ending { Ok(Vec::new()) } else { session.poll(&table, now) };
+            let responses = responses.map_err(|behind| Status::aborted(behind.to_string()))?;
             let standings: Vec<_> = outstanding
                 .into_iter()
                 .map(|key| (session.standing(&key, &table), key))
@@ -463,6 +454,8 @@ impl Joined {
             status.synced = !kinds.is_empty() && kinds.iter().all(|kind| kind.settled.is_some());
             status.kinds = kinds;
             status.counters.clone_from(session.counters());
+            status.bytes = self.sent.load(Ordering::Relaxed);
+            status.quiet_since = session.counters().acked_at.unwrap_or(self.came_at);
         }
         progress
     }

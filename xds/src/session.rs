@@ -112,6 +112,12 @@ impl Session {
         self.lanes.iter().flatten().any(is_first)
     }
 
+    /// All that was sent is acknowledged, or refused.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.lanes.iter().flatten().all(|lane| lane.inflight.is_none())
+    }
+
     #[must_use]
     pub fn node(&self) -> &Node {
         &self.node

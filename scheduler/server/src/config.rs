@@ -17,6 +17,10 @@ pub const LAG_AFTER: Duration = Duration::from_secs(10);
 /// (DESIGN §4, bootstrap), and a new process of it some more.
 pub const DRAIN_GRACE: Duration = Duration::from_secs(5);
 
+/// Over how long the streams of Envoys end when the scheduler stops: thousands of them come back at a rate that another
+/// scheduler, or the next process of this one, takes. Few end at once.
+pub const ENVOY_DRAIN: Duration = Duration::from_secs(2);
+
 /// How long a subscriber of statuses may take nothing before it is cut off (`spec/control-plane.md` §1.0).
 pub const SUBSCRIBER_LIMIT: Duration = Duration::from_secs(30);
 
@@ -31,6 +35,11 @@ pub struct Config {
     pub lag_after: Duration,
     /// See [`DRAIN_GRACE`].
     pub drain_grace: Duration,
+    /// See [`ENVOY_DRAIN`].
+    pub envoy_drain: Duration,
+    /// How old the stream of an Envoy may become, so that Envoys spread over several schedulers again; as old as it likes
+    /// unless set.
+    pub envoy_stream_age: Option<Duration>,
     /// See [`SUBSCRIBER_LIMIT`].
     pub subscriber_limit: Duration,
     /// What the installation sets about decisions.
@@ -53,6 +62,8 @@ impl Config {
             store_bytes: STORE_BYTES,
             lag_after: LAG_AFTER,
             drain_grace: DRAIN_GRACE,
+            envoy_drain: ENVOY_DRAIN,
+            envoy_stream_age: None,
             subscriber_limit: SUBSCRIBER_LIMIT,
             decisions: Settings::default(),
             scaling: None,

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use xds::Ads;
 
+use crate::stream_metrics;
+
 /// The counters of one scheduler. Shared with [`crate::Config`].
 #[derive(Debug, Default)]
 pub struct Counters {
@@ -79,5 +81,6 @@ impl Counters {
         for (name, help, value) in gauges {
             let _never_fails = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}");
         }
+        stream_metrics::write(streams, ads.now(), text);
     }
 }

@@ -18,13 +18,14 @@ mod process;
 mod publishing;
 mod scaling_file;
 pub mod store;
+mod stream_metrics;
 mod timers;
 
-pub use config::{Config, DRAIN_GRACE, LAG_AFTER, STORE_BYTES, SUBSCRIBER_LIMIT};
+pub use config::{Config, DRAIN_GRACE, ENVOY_DRAIN, LAG_AFTER, STORE_BYTES, SUBSCRIBER_LIMIT};
 pub use counters::Counters;
 pub use driver::Rejected;
 pub use handle::Scheduler;
-pub use probe::{Target, probe};
+pub use probe::{Port, Target, probe};
 pub use process::{Error, Listeners, run};
 pub use scheduler_core::{PARTITIONS, Settings};
 pub use store::{CommitError, OpenError, SCHEMA};

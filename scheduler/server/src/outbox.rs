@@ -13,8 +13,9 @@ use messages::scheduler::{
     ExperimentStatusResponse, ModelStatusResponse, PipelineStatusResponse, ServerStatusResponse,
 };
 use scheduler_core::{Action, Command, ConnectionId, Order, RouteChange, ScalingRequest, Status, Timer};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::driver::Rejected;
 use crate::feed::Feed;
@@ -93,10 +94,15 @@ impl Outbox {
         if *current != connection {
             return;
         }
-        if stream.try_send(message(command)).is_err() {
-            warn!(replica = %replica, "agent does not take its commands, its stream ends");
-            self.agents.remove(replica);
+        match stream.try_send(message(command)) {
+            Ok(()) => return,
+            Err(TrySendError::Full(_)) => {
+                warn!(replica = %replica, "agent does not take its commands, its stream ends");
+            }
+            // It has ended; the machine hears of it in a moment.
+            Err(TrySendError::Closed(_)) => debug!(replica = %replica, "a command for an agent that has just gone"),
         }
+        self.agents.remove(replica);
     }
 
     /// The worker's stream takes orders from now on; an older stream of the same worker ends.
@@ -115,10 +121,15 @@ impl Outbox {
 
     pub(crate) fn order(&mut self, worker: &WorkerId, connection: ConnectionId, order: Order) {
         let Some((current, stream)) = self.workers.get(worker) else { return };
-        if *current == connection && stream.try_send(order).is_err() {
-            warn!(%worker, "worker does not take its orders, its stream ends");
-            self.workers.remove(worker);
+        if *current != connection {
+            return;
         }
+        match stream.try_send(order) {
+            Ok(()) => return,
+            Err(TrySendError::Full(_)) => warn!(%worker, "worker does not take its orders, its stream ends"),
+            Err(TrySendError::Closed(_)) => debug!(%worker, "an order for a worker that has just gone"),
+        }
+        self.workers.remove(worker);
     }
 
     /// A feed of model statuses that begins with these.

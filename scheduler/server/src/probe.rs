@@ -7,6 +7,8 @@ use api::health::health_check_service_client::HealthCheckServiceClient;
 use messages::health::HealthCheckRequest;
 use runtime::{Stop, health::Check};
 use tonic::transport::{Channel, Endpoint};
+use tonic_health::pb::HealthCheckRequest as AnyHealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
 
 /// How often the ports are asked; a prober of Kubernetes comes every five seconds.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -21,6 +23,18 @@ pub struct Target {
     pub what: &'static str,
     /// Where it listens.
     pub at: SocketAddr,
+    /// What it has to say.
+    pub port: Port,
+}
+
+/// What a port has to say for a scheduler that is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// That the driver is well.
+    Driver,
+    /// Anything. Envoys may have to wait for an operator's first word about servers, and the operator for a scheduler that
+    /// is ready; `grpc.health.v1` of the port says which.
+    Envoys,
 }
 
 /// Asks until the process stops.
@@ -29,8 +43,9 @@ pub async fn probe(targets: Vec<Target>, check: Check, stop: Stop) -> Result<(),
     loop {
         let mut troubles = Vec::new();
         for (target, channel) in &channels {
-            let asked = HealthCheckServiceClient::new(channel.clone());
-            if let Err(trouble) = ask(asked).await {
+            let answer = tokio::time::timeout(ANSWERS_WITHIN, ask(target.port, channel.clone())).await;
+            let late = Err(format!("does not answer within {} s", ANSWERS_WITHIN.as_secs()));
+            if let Err(trouble) = answer.unwrap_or(late) {
                 troubles.push(format!("port {} ({}) {trouble}", target.at.port(), target.what));
             }
         }
@@ -47,12 +62,18 @@ pub async fn probe(targets: Vec<Target>, check: Check, stop: Stop) -> Result<(),
     }
 }
 
-async fn ask(mut client: HealthCheckServiceClient<Channel>) -> Result<(), String> {
-    match tokio::time::timeout(ANSWERS_WITHIN, client.health_check(HealthCheckRequest {})).await {
-        Ok(Ok(answer)) if answer.get_ref().ok => Ok(()),
-        Ok(Ok(_)) => Err("says that it is not well".to_owned()),
-        Ok(Err(status)) => Err(format!("answers {:?}: {}", status.code(), status.message())),
-        Err(_) => Err(format!("does not answer within {} s", ANSWERS_WITHIN.as_secs())),
+async fn ask(port: Port, channel: Channel) -> Result<(), String> {
+    let answer = match port {
+        Port::Driver => {
+            let answer = HealthCheckServiceClient::new(channel).health_check(HealthCheckRequest {}).await;
+            answer.map(|answer| answer.get_ref().ok)
+        }
+        Port::Envoys => HealthClient::new(channel).check(AnyHealthCheckRequest::default()).await.map(|_| true),
+    };
+    match answer {
+        Ok(true) => Ok(()),
+        Ok(false) => Err("says that it is not well".to_owned()),
+        Err(status) => Err(format!("answers {:?}: {}", status.code(), status.message())),
     }
 }
 

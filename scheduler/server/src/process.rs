@@ -11,9 +11,12 @@ use runtime::{OnError, Stop, Tasks, TasksFailed};
 use scheduler_core::{Effect, Machine};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
+use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
-use tracing::info;
+use tonic_health::pb::health_server::HealthServer;
+use tracing::{info, warn};
+use xds::Ads;
 
 use crate::config::Config;
 use crate::driver::{Driver, INBOX, now};
@@ -37,7 +40,10 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Largest message from an agent or a user: an agent that holds 10,000 models lists all of them.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
-/// How long the parts get to end.
+/// How long clients of a server that drains get to take its last words, and to close their connections then.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// How long the parts get to end, besides what Envoys get.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 
 /// The sockets of a scheduler; the caller binds them.
@@ -151,7 +157,10 @@ pub async fn run(config: Config, listeners: Listeners, stop: Stop) -> Result<(),
     tasks.spawn("timers", OnError::StopProcess, timers::run(scheduler.clone(), wishes, stop.clone()));
     tasks.spawn("routes", OnError::StopProcess, publishing.run(changes, stop.clone()));
 
-    let health = || HealthCheckServiceServer::new(Health { scheduler: scheduler.clone() });
+    let health = |services| {
+        let health = Health { scheduler: scheduler.clone(), services, stop: stop.clone() };
+        Routes::new(HealthCheckServiceServer::new(health.clone())).add_service(HealthServer::new(health))
+    };
     let (carried, limit) = (tasks.clone(), config.subscriber_limit);
     let carrier =
         Carrier { tasks: carried, stop: stop.clone(), synchronised, limit, counters: config.counters.clone() };
@@ -159,15 +168,19 @@ pub async fn run(config: Config, listeners: Listeners, stop: Stop) -> Result<(),
     let control = control.max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES);
     let agents = AgentServiceServer::new(Agents::new(scheduler.clone(), tasks.clone(), stop.clone()));
     let agents = agents.max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES);
-    serve(&tasks, "the scheduler API", server().add_service(control).add_service(health()), listeners.control);
-    serve(&tasks, "agents", server().add_service(agents).add_service(health()), listeners.agents);
+    let control = health(&[api::scheduler::scheduler_server::SERVICE_NAME]).add_service(control);
+    serve(&tasks, "the scheduler API", server().add_routes(control), listeners.control);
+    let agents = health(&[api::agent::agent_service_server::SERVICE_NAME]).add_service(agents);
+    serve(&tasks, "agents", server().add_routes(agents), listeners.agents);
     let workers = WorkersServer::new(Workers::new(scheduler.clone(), tasks.clone(), stop.clone()));
     let workers = workers.max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES);
-    serve(&tasks, "workers", server().add_service(workers).add_service(health()), listeners.workers);
-    serve(&tasks, "Envoys", server().add_routes(ads.routes()), listeners.xds);
+    let workers = health(&[api::worker::workers_server::SERVICE_NAME]).add_service(workers);
+    serve(&tasks, "workers", server().add_routes(workers), listeners.workers);
+    let (over, age) = (config.envoy_drain, config.envoy_stream_age);
+    serve_envoys(&tasks, ads, age, over, listeners.xds);
 
     stop.requested().await;
-    let outcome = tasks.finish(STOP_WITHIN).await;
+    let outcome = tasks.finish(STOP_WITHIN + over).await;
     // Connections that are still open have handles too, so the driver is told; the store closes with it.
     scheduler.end().await;
     if tokio::task::spawn_blocking(move || thread.join()).await.is_err() {
@@ -192,6 +205,29 @@ fn serve(tasks: &Tasks, what: &'static str, router: tonic::transport::server::Ro
             outcome = serving => outcome.map_err(|cause| ServeError { what, cause }),
             // Streams are endless, so there is no waiting for them; their peers come back to the next process.
             () = stop.requested() => Ok(()),
+        }
+    });
+}
+
+/// Envoys may be many: at the end they are told to come back by another connection, and their streams end one after the other.
+fn serve_envoys(tasks: &Tasks, ads: Ads, age: Option<Duration>, over: Duration, listener: TcpListener) {
+    // The connection is to be left when a stream on it has its age; it ends with its streams.
+    let server = age.into_iter().fold(server(), Server::max_connection_age);
+    let router = { server }.add_routes(ads.routes());
+    let stop = tasks.stop().clone();
+    tasks.spawn("grpc", OnError::StopProcess, async move {
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let serving = router.serve_with_incoming_shutdown(incoming, stop.requested());
+        let draining = async {
+            stop.requested().await;
+            match tokio::time::timeout(over + LAST_WORDS, ads.drain(over)).await {
+                Ok(()) => tokio::time::sleep(LAST_WORDS).await,
+                Err(_) => warn!(streams = ads.streams().len(), "envoys did not take their last words"),
+            }
+        };
+        tokio::select! {
+            outcome = serving => outcome.map_err(|cause| ServeError { what: "Envoys", cause }),
+            () = draining => Ok(()),
         }
     });
 }

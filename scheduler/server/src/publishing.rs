@@ -37,6 +37,7 @@ impl Publishing {
             lag_after: config.lag_after,
             drain_grace: config.drain_grace,
             tailor: Some(tailor(&config.envoy)),
+            max_stream_age: config.envoy_stream_age,
             ..xds::Config::default()
         });
         Self { publisher: Publisher::new(config.envoy.clone()), ads, feedback, scheduler }

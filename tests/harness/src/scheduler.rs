@@ -23,12 +23,15 @@ pub struct Scheduler {
     pub xds_port: u16,
     pub control_port: u16,
     pub agents_port: u16,
+    /// Where Envoys listen that ask for no port.
+    pub data_port: u16,
 }
 
 impl Scheduler {
     /// Does not run yet. Its state is in `<folder>/scheduler`.
     pub fn new(folder: &Path, ports: &mut Ports) -> Result<Scheduler> {
         let (xds_port, control_port, agents_port) = (ports.free()?, ports.free()?, ports.free()?);
+        let data_port = ports.free()?;
         let text = |port: u16| port.to_string();
         let part = Part::new(
             "scheduler",
@@ -41,6 +44,8 @@ impl Scheduler {
                 "127.0.0.1",
                 "--data-host",
                 "127.0.0.1",
+                "--data-port",
+                &text(data_port),
                 "--envoy-port",
                 &text(xds_port),
                 "--scheduler-port",
@@ -55,7 +60,7 @@ impl Scheduler {
                 &folder.join("access.log").display().to_string(),
             ],
         );
-        Ok(Scheduler { part, xds_port, control_port, agents_port })
+        Ok(Scheduler { part, xds_port, control_port, agents_port, data_port })
     }
 
     /// Starts it and waits until it answers.

@@ -99,6 +99,7 @@ impl Session {
 
     fn acked(&mut self, lane: &mut Lane, inflight: Inflight, now: Time) {
         self.counters.acks += 1;
+        self.counters.acked_at = Some(now);
         for (name, version) in inflight.items.iter() {
             let current = version.is_some() && !lane.pending.contains_key(name);
             if current && lane.interest.wants(name, Visibility::Wildcard) {

@@ -7,6 +7,7 @@ use super::Session;
 use super::lane::Lane;
 use crate::resource::{Key, Kind, Name, Resource, Revision, Version, Visibility};
 use crate::table::Table;
+use crate::time::Time;
 
 /// A client refused a resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +43,8 @@ pub struct Counters {
     pub acks: u64,
     pub nacks: u64,
     pub last_error: Option<String>,
+    /// When the latest ACK came.
+    pub acked_at: Option<Time>,
 }
 
 /// Where a stream is with one kind.

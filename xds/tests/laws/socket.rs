@@ -14,7 +14,7 @@ use xds::{Ads, Change, Config, Feedback, Key, Kind, StreamStatus};
 
 use crate::peer::resource;
 
-const DEADLINE: Duration = Duration::from_secs(10);
+pub const DEADLINE: Duration = Duration::from_secs(10);
 
 pub async fn serve(drain_grace: Duration) -> (Ads, mpsc::Receiver<Feedback>, SocketAddr) {
     serve_as(Config { lag_after: 2 * DEADLINE, drain_grace, ..Config::default() }).await
@@ -67,7 +67,7 @@ async fn connected(feedback: &mut mpsc::Receiver<Feedback>, wanted: usize) {
     tokio::time::timeout(DEADLINE, wait).await.expect("connected in time");
 }
 
-async fn until(ads: &Ads, what: &str, is: impl Fn(&[StreamStatus]) -> bool) -> Vec<StreamStatus> {
+pub async fn until(ads: &Ads, what: &str, is: impl Fn(&[StreamStatus]) -> bool) -> Vec<StreamStatus> {
     let began = tokio::time::Instant::now();
     loop {
         let streams = ads.streams();

@@ -3,12 +3,14 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use runtime::health::Health;
 use runtime::{OnError, Tasks};
 use scheduler::envoy::AccessLog;
-use scheduler::{Config, Listeners, Settings, Target};
+use scheduler::{Config, Listeners, Port, Settings, Target};
+use tokio::net::TcpListener;
 use tracing::warn;
 
 use super::{Error, LogFlags, STOP_WITHIN, listen};
@@ -94,6 +96,12 @@ pub(crate) struct Flags {
     /// Whether requests that went well are in it
     #[arg(long, value_name = "BOOL", env = "SWITCHYARD_INCLUDE_SUCCESSFUL_REQUESTS_ENVOY_ACCESSLOG", default_value_t = false, action = clap::ArgAction::Set)]
     include_successful_requests_envoy_accesslog: bool,
+    /// Over how long the streams of Envoys end when the scheduler stops; few end at once
+    #[arg(long, value_name = "MILLISECONDS", env = "SWITCHYARD_ENVOY_DRAIN_MS", default_value_t = 2_000)]
+    envoy_drain_ms: u64,
+    /// How old the stream of an Envoy may become, so that Envoys spread over several schedulers again; 0 is any age
+    #[arg(long, value_name = "SECONDS", env = "SWITCHYARD_ENVOY_STREAM_AGE_SECONDS", default_value_t = 0)]
+    envoy_stream_age_seconds: u64,
     #[command(flatten)]
     log: LogFlags,
 }
@@ -131,6 +139,9 @@ impl Flags {
             partitions: self.partitions,
             ..Settings::default()
         };
+        config.envoy_drain = Duration::from_millis(self.envoy_drain_ms);
+        let age = Duration::from_secs(self.envoy_stream_age_seconds);
+        config.envoy_stream_age = (!age.is_zero()).then_some(age);
         config.scaling = Some(self.scaling_config_path.clone());
         config
     }
@@ -160,9 +171,15 @@ pub(crate) async fn run(flags: Flags) -> Result<(), Error> {
         let health = Health::new();
         let counters = config.counters.clone();
         health.add_metrics(Arc::new(move |text| counters.write(text)));
-        let ports =
-            [("the scheduler API", &listeners.control), ("agents", &listeners.agents), ("workers", &listeners.workers)];
-        let targets = ports.into_iter().filter_map(|(what, port)| Some(Target { what, at: port.local_addr().ok()? }));
+        let ports = [
+            ("the scheduler API", Port::Driver, &listeners.control),
+            ("agents", Port::Driver, &listeners.agents),
+            ("workers", Port::Driver, &listeners.workers),
+            ("Envoys", Port::Envoys, &listeners.xds),
+        ];
+        let target =
+            |(what, port, socket): (_, _, &TcpListener)| Some(Target { what, at: socket.local_addr().ok()?, port });
+        let targets = ports.into_iter().filter_map(target);
         let asking = scheduler::probe(targets.collect(), health.check("scheduler"), stop.clone());
         let tasks = Tasks::new(stop.clone());
         tasks.spawn("health", OnError::StopProcess, runtime::health::serve(probes, health, stop.clone()));

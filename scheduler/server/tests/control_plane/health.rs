@@ -6,7 +6,7 @@ use messages::scheduler as wire;
 use messages::{agent, health};
 use runtime::health::Health;
 use runtime::{OnError, Stop, Tasks};
-use scheduler::Target;
+use scheduler::{Port, Target};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tonic::{Code, Status};
@@ -29,7 +29,8 @@ async fn probe_is_well_while_every_port_is_and_500_when_one_is_not() {
     let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let at = port.local_addr().unwrap();
     let targets = [("the scheduler API", world.control_at), ("agents", world.agents), ("workers", world.workers_at)];
-    let targets = targets.map(|(what, at)| Target { what, at }).into();
+    let mut targets: Vec<Target> = targets.map(|(what, at)| Target { what, at, port: Port::Driver }).into();
+    targets.push(Target { what: "Envoys", at: world.xds, port: Port::Envoys });
     tasks.spawn("health", OnError::StopProcess, runtime::health::serve(port, health.clone(), stop.clone()));
     tasks.spawn("probe", OnError::StopProcess, scheduler::probe(targets, health.check("scheduler"), stop.clone()));
     let is = async |wanted: u16| {
@@ -43,7 +44,7 @@ async fn probe_is_well_while_every_port_is_and_500_when_one_is_not() {
     is(200).await;
     drop(world.stop().await);
     let answer = is(500).await;
-    assert!(answer.contains("the scheduler API") && answer.contains("workers"), "{answer}");
+    assert!(["the scheduler API", "workers", "Envoys"].iter().all(|what| answer.contains(what)), "{answer}");
     stop.request();
 }
 

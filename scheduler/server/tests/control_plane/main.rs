@@ -27,3 +27,4 @@ mod store;
 mod streams;
 mod worker;
 mod world;
+mod xds_port;

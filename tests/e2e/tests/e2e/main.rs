@@ -8,6 +8,7 @@ mod cli;
 mod cli_seldon;
 mod experiments;
 mod first_light;
+mod foreign;
 mod kill;
 mod partial;
 mod pipeline_callers;
