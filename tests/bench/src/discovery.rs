@@ -1,12 +1,13 @@
 //! A discovery server in a process of its own, so that its memory and its processor time can be told from those of its
-//! clients: this program again, as `bench discovery`. It has the real publisher and the real server, and takes one JSON
+//! clients: a peer, or this program again, as `bench discovery`. That has the real publisher and the real server, and takes one JSON
 //! object a line: `{"fill": n, "sets": n}` and `{"lead": [model, set]}`, each applied before it is answered.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use harness::Ports;
 use runtime::child::Child;
 use scheduler::envoy::Publication;
@@ -16,7 +17,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_stream::wrappers::TcpListenerStream;
-use xds::{Ads, Config};
+use xds::{Ads, Change, Config};
 
 use crate::installation::tail;
 use crate::program;
@@ -35,12 +36,44 @@ const FILLED_AT_ONCE: usize = 100;
 /// The backend of all sets; nobody calls it.
 const BACKEND: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9);
 
+/// What serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    Ours,
+    /// The caches of go-control-plane.
+    Linear,
+    Mux,
+    Snapshot,
+}
+
+impl Source {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Source::Ours => "Switchyard",
+            Source::Linear => "go-control-plane, linear cache",
+            Source::Mux => "go-control-plane, mux cache",
+            Source::Snapshot => "go-control-plane, snapshot cache",
+        }
+    }
+
+    fn cache(self) -> Option<&'static str> {
+        match self {
+            Source::Ours => None,
+            Source::Linear => Some("linear"),
+            Source::Mux => Some("mux"),
+            Source::Snapshot => Some("snapshot"),
+        }
+    }
+}
+
 /// A server that is told what to serve over a port.
 pub(crate) struct Server {
     pub(crate) xds: SocketAddr,
     child: Child,
     control: Lines,
-    pub(crate) folder: TempDir,
+    /// A peer is told resources and not what they are made of.
+    world: Option<World>,
+    folder: TempDir,
     _ports: Ports,
 }
 
@@ -51,16 +84,23 @@ struct Lines {
 }
 
 impl Server {
-    /// `start` starts the process that serves discovery on the first address and takes lines on the second.
-    pub(crate) async fn start(
-        start: impl AsyncFnOnce(SocketAddr, SocketAddr, &Path, &Path) -> Result<Child>,
-    ) -> Result<Server> {
+    /// It serves the scopes of so many models when this returns.
+    pub(crate) async fn start(source: Source, models: usize, sets: usize) -> Result<Server> {
         let folder = tempfile::Builder::new().prefix("switchyard-bench-").tempdir()?;
         let mut ports = Ports::block()?;
         let mut local = || anyhow::Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, ports.free()?)));
         let (xds, control) = (local()?, local()?);
         let log = folder.path().join("server.log");
-        let child = start(xds, control, folder.path(), &log).await?;
+        let child = match source.cache() {
+            None => {
+                program::again(&[WORD.to_owned(), xds.to_string(), control.to_string()], folder.path(), &log).await?
+            }
+            Some(cache) => {
+                let peer = tokio::task::spawn_blocking(|| harness::go::program("control-plane")).await??;
+                let arguments = ["--cache", cache, "--xds", &xds.to_string(), "--control", &control.to_string()];
+                program::run(&peer, &arguments, folder.path(), &log).await?
+            }
+        };
         let mut stream = None;
         let listens = harness::until(STARTS_WITHIN, "the discovery server listens", async || {
             stream = Some(TcpStream::connect(control).await?);
@@ -71,15 +111,28 @@ impl Server {
         stream.set_nodelay(true)?;
         let (reading, writing) = stream.into_split();
         let control = Lines { reading: BufReader::new(reading), writing };
-        Ok(Server { xds, child, control, folder, _ports: ports })
+        let mut server = Server { xds, child, control, world: None, folder, _ports: ports };
+        match source {
+            Source::Ours => server.tell(&json!({ "fill": models, "sets": sets })).await?,
+            Source::Linear | Source::Mux | Source::Snapshot => {
+                let mut world = World::new(Shape::Scopes, settings(1), models, sets, BACKEND)?;
+                let _not_scopes = world.sets()?;
+                let text: String = lines(&world.routes(0..models)?).map(|line| format!("{line}\n")).collect();
+                let path = server.folder.path().join("scopes.jsonl");
+                std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+                server.tell(&json!({ "load": path })).await?;
+                server.world = Some(world);
+            }
+        }
+        Ok(server)
     }
 
-    /// Ours.
-    pub(crate) async fn ours() -> Result<Server> {
-        Server::start(async |xds, control, folder, log| {
-            program::again(&[WORD.to_owned(), xds.to_string(), control.to_string()], folder, log).await
-        })
-        .await
+    /// The line by which a model leads to another set.
+    pub(crate) fn change(&mut self, model: usize, set: usize) -> Result<Value> {
+        match &mut self.world {
+            None => Ok(json!({ "lead": [model, set] })),
+            Some(world) => lines(&world.lead([model], set)?).next().context("a scope changes"),
+        }
     }
 
     /// Says something and waits until it is done.
@@ -107,6 +160,19 @@ impl Server {
     pub(crate) async fn stop(mut self) -> Result<()> {
         self.child.stop(STOPS_WITHIN).await.context("stop the discovery server").map(|_| ())
     }
+}
+
+/// A publication as peers are told it.
+fn lines(publication: &Publication) -> impl Iterator<Item = Value> {
+    publication.changes.iter().filter_map(|change| match change {
+        Change::Put(resource) => Some(json!({
+            "type": resource.kind().type_url(),
+            "name": resource.name().as_str(),
+            "version": resource.version_text(),
+            "value": BASE64_STANDARD.encode(resource.body()),
+        })),
+        Change::Remove(_) => None,
+    })
 }
 
 /// The other process: `bench discovery <address> <address>`.

@@ -1,15 +1,15 @@
 //! From one changed scope to the last byte of it at the last of many subscribers, and what a server of N models holds for
-//! each of them.
+//! each of them; beside it go-control-plane with each of its caches, serving the same scopes to the same subscribers.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use serde_json::json;
 
 use crate::Size;
-use crate::discovery::Server;
-use crate::figures::{Times, kilo, mega, milliseconds};
+use crate::discovery::{Server, Source};
+use crate::figures::{Times, kilo, mega, milliseconds, ratio};
 use crate::process::{most_resident, processor_time, resident};
 use crate::subscriber::{Round, Subscriber};
 use crate::table::Table;
@@ -22,6 +22,8 @@ const TOGETHER: usize = 8;
 const CROWD: usize = 50;
 /// First answers to a thousand subscribers are 20 GB on a busy machine.
 const WITHIN: Duration = Duration::from_secs(120);
+/// Changes are made for as long, unless there are many before.
+const CHANGES_FOR: Duration = Duration::from_secs(10);
 
 /// Subscribers of one server.
 struct Audience {
@@ -37,7 +39,7 @@ pub(crate) async fn run(size: Size) -> Result<()> {
     crowd(size).await
 }
 
-/// Changes one after another, to ever more subscribers.
+/// Changes one after another, to ever more subscribers, of our server and of its peers in turn.
 async fn changes(size: Size) -> Result<()> {
     let mut table = Table::new(&[
         "one change → all have it",
@@ -46,42 +48,50 @@ async fn changes(size: Size) -> Result<()> {
         "p50 ms",
         "p99 ms",
         "max ms",
+        "ratio of p50",
         "CPU of the server µs/change",
         "resident MB",
         "kB more for each subscriber",
     ]);
-    for models in size.pick([10_000, 100_000], [100, 1_000]) {
-        let mut server = Server::ours().await?;
-        server.tell(&json!({ "fill": models, "sets": SETS })).await?;
-        let pid = server.pid()?;
-        let mut audience = Audience { round: Round::new(), subscribers: Vec::new(), turn: 0 };
-        let mut first = None;
-        for count in size.pick([1, 100, 1_000], [1, 4, 10]) {
-            audience.grow(&server, count).await?;
-            let rounds = size.pick(if count >= 1_000 { 100 } else { 300 }, 10);
-            let mut times = Times::default();
-            let before = processor_time(pid)?;
-            for _ in 0..rounds {
-                times.add(audience.change(&mut server, models).await?);
+    let (few, many) = size.pick((10_000, 100_000), (100, 1_000));
+    let (crowds, groups) = (size.pick(&[1, 100, 1_000][..], &[1, 4, 10]), size.pick(&[1, 100][..], &[1, 4]));
+    for models in [few, many] {
+        let mut ours = HashMap::new();
+        for kind in [Source::Ours, Source::Linear, Source::Mux, Source::Snapshot] {
+            // The others take minutes.
+            let counts = match kind {
+                Source::Ours => crowds,
+                Source::Linear => groups,
+                Source::Mux | Source::Snapshot if models == few => groups,
+                Source::Mux | Source::Snapshot => &groups[..1],
+            };
+            let mut server = Server::start(kind, models, SETS).await?;
+            let pid = server.pid()?;
+            let mut audience = Audience { round: Round::new(), subscribers: Vec::new(), turn: 0 };
+            let mut first = None;
+            for count in counts.iter().copied() {
+                audience.grow(&server, count).await?;
+                let (times, spent) = audience.changes(&mut server, models, size).await?;
+                let (held, _) = resident(pid)?;
+                let (alone, with) = *first.get_or_insert((held, count));
+                let more = held.saturating_sub(alone).checked_div((count - with) as u64);
+                let base = *ours.entry(count).or_insert(times.median());
+                table.row([
+                    kind.name().to_owned(),
+                    models.to_string(),
+                    count.to_string(),
+                    milliseconds(times.median()),
+                    milliseconds(times.quantile(0.99)),
+                    milliseconds(times.longest()),
+                    ratio(times.median(), base),
+                    (spent.as_micros() / times.count().max(1) as u128).to_string(),
+                    mega(held),
+                    more.map_or("–".to_owned(), kilo),
+                ]);
             }
-            let spent = processor_time(pid)?.saturating_sub(before);
-            let (held, _) = resident(pid)?;
-            let (alone, with) = *first.get_or_insert((held, count));
-            let more =
-                if count == with { "–".to_owned() } else { kilo(held.saturating_sub(alone) / (count - with) as u64) };
-            table.row([
-                "Switchyard".to_owned(),
-                models.to_string(),
-                count.to_string(),
-                milliseconds(times.median()),
-                milliseconds(times.quantile(0.99)),
-                milliseconds(times.longest()),
-                (spent.as_micros() / rounds as u128).to_string(),
-                mega(held),
-                more,
-            ]);
+            drop(audience);
+            server.stop().await?;
         }
-        server.stop().await?;
     }
     table.print();
     Ok(())
@@ -90,8 +100,7 @@ async fn changes(size: Size) -> Result<()> {
 /// Many that come at once.
 async fn crowd(size: Size) -> Result<()> {
     let (models, count) = (size.pick(100_000, 1_000), size.pick(CROWD, 5));
-    let mut server = Server::ours().await?;
-    server.tell(&json!({ "fill": models, "sets": SETS })).await?;
+    let server = Server::start(Source::Ours, models, SETS).await?;
     let pid = server.pid()?;
     let (before, _) = resident(pid)?;
     let round = Round::new();
@@ -134,14 +143,25 @@ impl Audience {
         Ok(())
     }
 
+    /// Many changes, and the server's processor time for them.
+    async fn changes(&mut self, server: &mut Server, models: usize, size: Size) -> Result<(Times, Duration)> {
+        let (mut times, before, began) = (Times::default(), processor_time(server.pid()?)?, Instant::now());
+        let (least, most) = size.pick((5, 300), (3, 10));
+        while times.count() < least || (times.count() < most && began.elapsed() < CHANGES_FOR) {
+            times.add(self.change(server, models).await?);
+        }
+        Ok((times, processor_time(server.pid()?)?.saturating_sub(before)))
+    }
+
     /// From the word to the server until the last has the change.
     async fn change(&mut self, server: &mut Server, models: usize) -> Result<Duration> {
         // Always another set than the model's last one.
         let (model, set) = (self.turn % models, (self.turn + self.turn / models + 1) % SETS);
         self.turn += 1;
+        let line = server.change(model, set)?;
         self.round.begin(self.subscribers.len());
         let started = Instant::now();
-        server.say(&json!({ "lead": [model, set] })).await?;
+        server.say(&line).await?;
         let last = self.round.last(WITHIN).await.context("a change")?;
         server.done().await?;
         Ok(last.duration_since(started))

@@ -30,15 +30,18 @@ pub(crate) fn path() -> Result<PathBuf> {
 /// Starts this program again; what it says goes to `log`.
 pub(crate) async fn again(arguments: &[String], folder: &Path, log: &Path) -> Result<Child> {
     let this = std::env::current_exe().context("find this program")?;
-    let output = || Output::File(log.to_owned());
-    let command = child::Command::new(&this).args(arguments).launcher(&path()?).current_dir(folder);
-    command.stdout(output()).stderr(output()).spawn().await.with_context(|| format!("start {}", this.display()))
+    run(&this, &arguments.iter().map(String::as_str).collect::<Vec<_>>(), folder, log).await
 }
 
 /// Starts the program; what it says goes to `log`.
 pub(crate) async fn start(arguments: &[&str], folder: &Path, log: &Path) -> Result<Child> {
-    let path = path()?;
+    run(&path()?, arguments, folder, log).await
+}
+
+/// Starts any program; what it says goes to `log`.
+pub(crate) async fn run(program: &Path, arguments: &[&str], folder: &Path, log: &Path) -> Result<Child> {
     let output = || Output::File(log.to_owned());
-    let command = child::Command::new(&path).args(arguments).launcher(&path).current_dir(folder);
-    command.stdout(output()).stderr(output()).spawn().await.with_context(|| format!("start switchyard {arguments:?}"))
+    let command = child::Command::new(program).args(arguments).launcher(&path()?).current_dir(folder);
+    let child = command.stdout(output()).stderr(output()).spawn().await;
+    child.with_context(|| format!("start {} {arguments:?}", program.display()))
 }
