@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::server::TcpIncoming;
 use xds::{Ads, Change, Config};
 
 use crate::installation::tail;
@@ -181,9 +181,9 @@ pub(crate) async fn run(arguments: impl Iterator<Item = String>) -> Result<()> {
         arguments.map(|text| text.parse()).collect::<Result<_, _>>().context("addresses")?;
     let [xds, control] = addresses.as_slice() else { bail!("two addresses") };
     let (ads, mut feedback) = Ads::new(Config::default());
-    let server = tonic::transport::Server::builder().tcp_nodelay(true).add_routes(ads.routes());
+    let server = tonic::transport::Server::builder().add_routes(ads.routes());
     let discovery = TcpListener::bind(xds).await.context("bind the port for discovery")?;
-    tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(discovery)));
+    tokio::spawn(server.serve_with_incoming(TcpIncoming::from(discovery).with_nodelay(Some(true))));
     tokio::spawn(async move { while feedback.recv().await.is_some() {} });
     let control = TcpListener::bind(control).await.context("bind the port for control")?;
     let (stream, _) = control.accept().await.context("accept")?;

@@ -11,7 +11,7 @@ use scheduler::envoy::{Publication, tailor};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::server::TcpIncoming;
 use xds::{Ads, Config};
 
 use crate::client::{Connection, Question};
@@ -209,8 +209,8 @@ impl Origin {
         let (routes, address) = (self.ads.routes(), self.address);
         let opened = self.runtime.as_ref().context("the server runs")?.spawn(async move {
             let listener = TcpListener::bind(address).await.context("open a port for discovery")?;
-            let server = tonic::transport::Server::builder().tcp_nodelay(true).add_routes(routes);
-            tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+            let server = tonic::transport::Server::builder().add_routes(routes);
+            tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true))));
             anyhow::Ok(())
         });
         opened.await.context("open the server")?

@@ -9,7 +9,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::server::TcpIncoming;
 use xds::{Ads, Change, Config, Key, Kind, Resource};
 
 /// Longest line: a resource of 48 MB.
@@ -43,9 +43,9 @@ pub async fn serve(xds: TcpListener, control: TcpListener) -> Result<(), Box<dyn
     let (ads, mut feedback) = Ads::new(config);
     ads.open(false);
     let state = State { ads: ads.clone(), keys: Arc::default() };
-    let server = tonic::transport::Server::builder().tcp_nodelay(true).add_routes(ads.routes());
+    let server = tonic::transport::Server::builder().add_routes(ads.routes());
     tokio::select! {
-        served = server.serve_with_incoming(TcpListenerStream::new(xds)) => served?,
+        served = server.serve_with_incoming(TcpIncoming::from(xds).with_nodelay(Some(true))) => served?,
         // Nobody waits for what clients did with it.
         () = async { while feedback.recv().await.is_some() {} } => {}
         failed = accept(control, state) => failed?,

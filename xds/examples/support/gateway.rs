@@ -29,7 +29,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::google::protobuf::Any;
 use prost::Message;
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::server::TcpIncoming;
 use xds::{Ads, Change, Config, Key, Kind, Resource};
 
 /// The one route configuration, and the one listener.
@@ -89,8 +89,8 @@ pub async fn serve(address: SocketAddr) -> Result<Ads, Box<dyn Error>> {
     let (ads, mut feedback) = Ads::new(config);
     let listener = TcpListener::bind(address).await?;
     println!("{}", bootstrap(listener.local_addr()?));
-    let server = tonic::transport::Server::builder().tcp_nodelay(true).add_routes(ads.routes());
-    tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+    let server = tonic::transport::Server::builder().add_routes(ads.routes());
+    tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true))));
     tokio::spawn(async move {
         while let Some(told) = feedback.recv().await {
             eprintln!("{told:?}");

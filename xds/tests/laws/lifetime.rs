@@ -7,7 +7,8 @@ use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, Delt
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Code, Status, Streaming};
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -47,7 +48,7 @@ async fn world(config: Config) -> World {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
-    let incoming = TcpListenerStream::new(listener);
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let ended = async { drop(stopped.await) };
     let serving =
         tokio::spawn(Server::builder().add_routes(ads.routes()).serve_with_incoming_shutdown(incoming, ended));
@@ -231,7 +232,9 @@ async fn the_stream_of_a_client_that_vanished_without_a_word_is_freed() {
     let address = listener.local_addr().unwrap();
     let mut server =
         Server::builder().http2_keepalive_interval(Some(PING_EVERY)).http2_keepalive_timeout(Some(5 * PING_EVERY));
-    tokio::spawn(server.add_routes(ads.routes()).serve_with_incoming(TcpListenerStream::new(listener)));
+    tokio::spawn(
+        server.add_routes(ads.routes()).serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true))),
+    );
     ads.publish(vec![Change::Put(resource(Kind::Route, "r", "1"))], vec![]).unwrap();
     ads.open(false);
     let (stand, stands) = watch::channel(false);

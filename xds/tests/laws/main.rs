@@ -6,6 +6,7 @@
 mod csds;
 mod fuzz;
 mod gate;
+mod hostile;
 mod lifetime;
 mod peer;
 mod random;

@@ -8,7 +8,8 @@ use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Server};
 use xds::{Ads, Change, Config, Feedback, Key, Kind, StreamStatus};
 
@@ -20,11 +21,13 @@ pub async fn serve(drain_grace: Duration) -> (Ads, mpsc::Receiver<Feedback>, Soc
     serve_as(Config { lag_after: 2 * DEADLINE, drain_grace, ..Config::default() }).await
 }
 
-async fn serve_as(config: Config) -> (Ads, mpsc::Receiver<Feedback>, SocketAddr) {
+pub async fn serve_as(config: Config) -> (Ads, mpsc::Receiver<Feedback>, SocketAddr) {
     let (ads, feedback) = Ads::new(config);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let server = Server::builder().add_routes(ads.routes()).serve_with_incoming(TcpListenerStream::new(listener));
+    let server = Server::builder()
+        .add_routes(ads.routes())
+        .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)));
     tokio::spawn(server);
     (ads, feedback, address)
 }

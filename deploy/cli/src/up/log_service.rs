@@ -11,7 +11,8 @@ use messages::log::read_request::From;
 use runtime::{OnError, Stop, Tasks};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 use topic_log::{Append, Error, Fetched, Header, Log, Record};
 
@@ -42,8 +43,8 @@ pub(super) async fn serve(
     let service = LogServer::new(Served { log, tasks, stop: stop.clone() })
         .max_decoding_message_size(MESSAGE_LARGEST)
         .max_encoding_message_size(MESSAGE_LARGEST);
-    let incoming = TcpListenerStream::new(listener);
-    let server = tonic::transport::Server::builder().tcp_nodelay(true).add_service(service);
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let server = tonic::transport::Server::builder().add_service(service);
     server.serve_with_incoming_shutdown(incoming, async move { stop.requested().await }).await
 }
 

@@ -12,7 +12,8 @@ use messages::scheduler::{MetaData, Model, ModelSpec};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
-use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::world::within;
@@ -66,7 +67,7 @@ impl Scheduler {
         let service = Service { streams: streams_in, reports: reports_in, answers: Arc::clone(&answers) };
         let task = tokio::spawn(async move {
             let server = tonic::transport::Server::builder().add_service(AgentServiceServer::new(service));
-            server.serve_with_incoming(TcpListenerStream::new(listener)).await.expect("serve");
+            server.serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true))).await.expect("serve");
         });
         Self { address, streams, reports, answers, task }
     }

@@ -16,8 +16,8 @@ use scheduler_core::RouteChange;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Channel;
+use tonic::transport::server::TcpIncoming;
 use xds::{Ads, Config, Feedback};
 
 use crate::backend;
@@ -60,7 +60,7 @@ impl World {
         };
         let (ads, feedback) = Ads::new(config);
         let server = tonic::transport::Server::builder().add_routes(ads.routes());
-        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true))));
         let mut publisher = Publisher::new(settings);
         let first = publisher.apply([], Time(0));
         publisher.published(ads.publish(first.changes, first.gated).unwrap());
