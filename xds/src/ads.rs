@@ -1,7 +1,7 @@
 //! The handle by which the owner writes the table and hears what clients did with it.
 //!
 //! One task belongs to it: it hands feedback to the owner and lets the gate's times pass; it ends with the last handle.
-//! Locks, always taken in this order and never across an await: a session, gate, table, registry.
+//! Locks, always taken in this order and never across an await: a session, gate, table, registry; and demand.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tonic::service::Routes;
 
 use crate::csds;
+use crate::demand::{Demand, OnDemand};
 use crate::gate::{Feedback, Gate, StreamId};
 use crate::message::{Mode, Tailor};
 use crate::resource::{Change, Key, Kind, Revision};
@@ -35,6 +36,8 @@ pub struct Config {
     /// How many streams may be in their first answers at a time: each holds a list of everything until its client has ACKed
     /// it, or `lag_after` has passed.
     pub first_answers: usize,
+    /// What is made when somebody asks for it.
+    pub on_demand: Option<OnDemand>,
 }
 
 impl Default for Config {
@@ -44,6 +47,7 @@ impl Default for Config {
             drain_grace: Duration::from_secs(10),
             tailor: None,
             first_answers: 16,
+            on_demand: None,
         }
     }
 }
@@ -72,6 +76,8 @@ pub(crate) struct Shared {
     gate: Mutex<Gate>,
     table: RwLock<Table>,
     registry: Mutex<BTreeMap<StreamId, StreamStatus>>,
+    /// Locked alone.
+    demand: Mutex<Demand>,
     /// Locked by its stream for each step, before anything else is.
     sessions: Mutex<BTreeMap<StreamId, Arc<Mutex<Session>>>>,
     changes: watch::Sender<u64>,
@@ -89,6 +95,7 @@ impl Ads {
         let wake = Arc::new(Notify::new());
         let shared = Arc::new(Shared {
             gate: Mutex::new(Gate::new(config.lag_after, config.drain_grace)),
+            demand: Mutex::new(Demand::new(config.on_demand.map_or(0, |on_demand| on_demand.limit))),
             admission: Arc::new(Semaphore::new(config.first_answers.max(1))),
             config,
             table: RwLock::new(Table::new()),
@@ -198,6 +205,10 @@ impl Shared {
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub fn demand(&self) -> MutexGuard<'_, Demand> {
+        self.demand.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub fn table(&self) -> RwLockReadGuard<'_, Table> {
         self.table.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -244,8 +255,10 @@ async fn tell(shared: Weak<Shared>, wake: Arc<Notify>, owner: mpsc::Sender<Feedb
         let (told, due) = {
             let Some(shared) = shared.upgrade() else { return };
             let now = shared.now();
+            let wished = shared.demand().poll();
             let mut gate = shared.gate();
-            (gate.poll(now), gate.due().map(|due| shared.instant(due)))
+            let told = gate.poll(now).into_iter().chain(wished).collect::<Vec<_>>();
+            (told, gate.due().map(|due| shared.instant(due)))
         };
         for feedback in told {
             if owner.send(feedback).await.is_err() {

@@ -6,9 +6,10 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::lane::{Inflight, Lane, Why};
 use super::{Rejection, Session};
+use crate::demand::Wish;
 use crate::message::{Ask, Mode, Request};
 use crate::resource::{Key, Kind, Name, Revision, Visibility};
-use crate::subscription::TooManyNames;
+use crate::subscription::{Moves, TooManyNames};
 use crate::table::Table;
 use crate::time::Time;
 
@@ -37,6 +38,7 @@ impl Session {
             Ask::Sotw { names } => (lane.interest.sotw(names)?, HashMap::new()),
             Ask::Delta { subscribe, unsubscribe, initial } => (lane.interest.delta(subscribe, unsubscribe)?, initial),
         };
+        self.wish(lane, &moves, now);
         let initial = if first { initial } else { HashMap::new() };
         if !initial.is_empty() {
             self.resumed_at.get_or_insert(now);
@@ -95,6 +97,21 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// Notes what is made on demand among what came and went.
+    fn wish(&mut self, lane: &mut Lane, moves: &Moves, now: Time) {
+        let Some(is) = self.on_demand else { return };
+        let kind = lane.kind;
+        let those =
+            |names: &[Name]| -> Vec<Name> { names.iter().filter(|name| is(kind, name.as_str())).cloned().collect() };
+        for name in those(&moves.dropped) {
+            self.wishes.push(Wish::Dropped(Key { kind, name }));
+        }
+        for name in those(&moves.asked) {
+            lane.awaited.insert(name.clone(), now.after(self.patience));
+            self.wishes.push(Wish::Asked(Key { kind, name }));
+        }
     }
 
     fn acked(&mut self, lane: &mut Lane, inflight: Inflight, now: Time) {

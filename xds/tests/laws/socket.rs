@@ -20,7 +20,7 @@ pub async fn serve(drain_grace: Duration) -> (Ads, mpsc::Receiver<Feedback>, Soc
     serve_as(Config { lag_after: 2 * DEADLINE, drain_grace, ..Config::default() }).await
 }
 
-async fn serve_as(config: Config) -> (Ads, mpsc::Receiver<Feedback>, SocketAddr) {
+pub async fn serve_as(config: Config) -> (Ads, mpsc::Receiver<Feedback>, SocketAddr) {
     let (ads, feedback) = Ads::new(config);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -46,7 +46,7 @@ pub fn delta(kind: Kind, nonce: &str) -> DeltaDiscoveryRequest {
 }
 
 /// The next feedback that is not about connections.
-async fn told(feedback: &mut mpsc::Receiver<Feedback>) -> Feedback {
+pub async fn told(feedback: &mut mpsc::Receiver<Feedback>) -> Feedback {
     loop {
         let next =
             tokio::time::timeout(DEADLINE, feedback.recv()).await.expect("feedback in time").expect("still open");

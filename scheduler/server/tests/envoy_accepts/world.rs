@@ -196,7 +196,10 @@ impl World {
             .iter()
             .filter_map(|change| match change {
                 RouteChange::Route { name, generation, .. } => Some((name.clone(), *generation)),
-                RouteChange::Set { .. } | RouteChange::Mesh(_) | RouteChange::Gateways(_) => None,
+                RouteChange::Set { .. }
+                | RouteChange::Mesh(_)
+                | RouteChange::Gateways(_)
+                | RouteChange::Declared { .. } => None,
             })
             .collect();
         let publication = self.publisher.apply(changes, self.now);
