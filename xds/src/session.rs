@@ -16,7 +16,8 @@
 //!   table as it was after their removal.
 //! - *again*: whenever a cluster is sent its endpoints are sent, changed or not; Envoy warms the cluster until then.
 //! - *awaited*: a name that is made on demand is not said to be missing, and nothing else of its kind is said, until it
-//!   is in the table, was declined, or `patience` passed since it was asked for: a client that came back has it.
+//!   is in the table, was declined, or `patience` passed since it was asked for: a client that came back has it. In SotW
+//!   no answer leaves a name out that was asked for and is held, as long as that: it would be gone.
 //! - *bisect*: a refused response is sent again in halves until the culprit is alone; that one is quarantined.
 
 mod intake;
@@ -270,10 +271,9 @@ impl Session {
             if lane.whole_since.is_none() && table.is_behind(lane.kind, lane.cursor) {
                 return Err(Behind { kind: lane.kind });
             }
-            if lane.awaits(table, now)
-                || lane.whole_since.is_some() && !self.admitted
-                || self.must_wait(lane, table, now)
-            {
+            lane.awaits_until = self.awaits(lane, table, now);
+            let is_admitted = lane.whole_since.is_none() || self.admitted;
+            if lane.awaits_until.is_some() || !is_admitted || self.must_wait(lane, table, now) {
                 return Ok(None);
             }
             complete = self.gather(lane, &mut batch, table, now);

@@ -99,18 +99,23 @@ impl Session {
         Ok(())
     }
 
-    /// Notes what is made on demand among what came and went.
+    /// Notes what is awaited of what came, and what is made on demand of what came and went.
     fn wish(&mut self, lane: &mut Lane, moves: &Moves, now: Time) {
-        let Some(is) = self.on_demand else { return };
         let kind = lane.kind;
-        let those =
-            |names: &[Name]| -> Vec<Name> { names.iter().filter(|name| is(kind, name.as_str())).cloned().collect() };
-        for name in those(&moves.dropped) {
-            self.wishes.push(Wish::Dropped(Key { kind, name }));
+        let is_full_state = lane.is_full_state(self.mode);
+        let on_demand = self.on_demand;
+        let is = |name: &Name| on_demand.is_some_and(|is| is(kind, name.as_str()));
+        for name in moves.dropped.iter().filter(|name| is(name)) {
+            self.wishes.push(Wish::Dropped(Key { kind, name: name.clone() }));
         }
-        for name in those(&moves.asked) {
-            lane.awaited.insert(name.clone(), now.after(self.patience));
-            self.wishes.push(Wish::Asked(Key { kind, name }));
+        for name in &moves.asked {
+            let is_made = is(name);
+            if is_made || is_full_state {
+                lane.awaited.insert(name.clone(), now.after(self.patience));
+            }
+            if is_made {
+                self.wishes.push(Wish::Asked(Key { kind, name: name.clone() }));
+            }
         }
     }
 

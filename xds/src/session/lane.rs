@@ -10,7 +10,6 @@ use std::sync::Arc;
 use crate::message::{Mode, Nonce};
 use crate::resource::{Kind, Name, Resource, Revision, Version};
 use crate::subscription::Interest;
-use crate::table::Table;
 use crate::time::Time;
 
 /// Scopes in one response after the first: Envoy applies a response in one go on every worker, and 10,000 scopes at
@@ -70,9 +69,9 @@ pub(super) struct Lane {
     /// What held names were last judged by, and when to judge them again all the same.
     pub judged: Option<(u64, Revision, Revision)>,
     pub retry_at: Time,
-    /// Names that are made on demand, each with the time until when the owner may make it.
+    /// Names without which no answer is given, each with the time until when.
     pub awaited: BTreeMap<Name, Time>,
-    /// Set while nothing is said because of them.
+    /// Set while none is given because of them.
     pub awaits_until: Option<Time>,
 }
 
@@ -116,14 +115,6 @@ impl Lane {
             | Kind::Secret
             | Kind::Runtime => usize::MAX,
         }
-    }
-
-    /// Whether a name that was asked for is still to be made.
-    pub fn awaits(&mut self, table: &Table, now: Time) -> bool {
-        self.awaited.retain(|_, until| *until > now);
-        let missing = self.awaited.iter().filter(|(name, _)| table.live(self.kind, name).is_none());
-        self.awaits_until = missing.map(|(_, until)| *until).min();
-        self.awaits_until.is_some()
     }
 
     /// Whether something about this name is still to be sent or ACKed, apart from what is after the cursor.

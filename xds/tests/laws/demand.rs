@@ -73,6 +73,25 @@ fn what_a_client_has_in_use_is_never_said_to_be_gone_while_it_is_made() {
     );
 }
 
+/// The same client again, with all that it asks for: what it is told of listeners must not lack one that waits for its
+/// cluster.
+#[test]
+fn in_sotw_a_held_name_is_not_left_out_of_an_answer() {
+    for on_demand in [true, false] {
+        let mut peer = if on_demand { Peer::on_demand(Mode::Sotw) } else { Peer::new(Mode::Sotw) };
+        let listener = resource(Listener, "made", "1").named_only().requires([Key::new(Cluster, "made")]);
+        peer.apply(vec![Change::Put(listener), put(Cluster, "made", "1"), put(Endpoints, "made", "1")]);
+        assert_eq!(peer.ask(Cluster, &["made"]), ["Cluster +made"]);
+        assert_eq!(peer.ask(Listener, &["made"]), NOTHING);
+        assert_eq!(peer.session.due(), Some(peer.now.after(PATIENCE)));
+        assert_eq!(peer.ask(Endpoints, &["made"]), ["Endpoints +made"]);
+        assert_eq!(peer.ack(Cluster), NOTHING);
+        assert_eq!(peer.ack(Endpoints), ["Listener +made"]);
+        assert_eq!(peer.ack(Listener), NOTHING);
+        assert_eq!(peer.session.due(), None);
+    }
+}
+
 #[test]
 fn wildcards_ask_for_nothing_and_see_nothing_of_it() {
     for mode in [Mode::Sotw, Mode::Delta] {
