@@ -117,7 +117,7 @@ impl Publishing {
             | Feedback::Released { .. }
             | Feedback::Rejected { .. }
             | Feedback::Connected { .. }) => {
-                if let Some(news) = self.publisher.hear(heard) {
+                if let Some(news) = self.publisher.hear(heard, now()) {
                     self.tell(news).await;
                 }
             }

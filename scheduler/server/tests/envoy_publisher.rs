@@ -190,7 +190,7 @@ fn set_that_gets_two_ports_takes_its_routes_along() {
     assert_eq!(publication.gated, [scope("a"), scope("b")]);
     let applied = Feedback::Applied { key: scope("b"), revision };
     let news = News::Applied { name: name("b"), generation: Generation(6) };
-    assert_eq!(world.publisher.hear(applied), Some(news));
+    assert_eq!(world.publisher.hear(applied, Time(0)), Some(news));
     assert_eq!(keys(&world.tick(SET_GRACE_MS)), [(Kind::Cluster, false), (Kind::Endpoints, false)]);
 }
 
@@ -207,7 +207,7 @@ fn feedback_is_told_by_name_and_generation() {
     let key = scope("iris");
     let applied = |generation| Some(News::Applied { name: name("iris"), generation: Generation(generation) });
     let released = |generation| Some(News::Released { name: name("iris"), generation: Generation(generation) });
-    let hear = |world: &mut World, feedback| world.publisher.hear(feedback);
+    let hear = |world: &mut World, feedback| world.publisher.hear(feedback, Time(0));
     // What was on its way when the newer one was published still counts for the older.
     assert_eq!(hear(&mut world, Feedback::Applied { key: key.clone(), revision: first }), applied(1));
     let refused = |version| Feedback::Rejected {
@@ -246,7 +246,7 @@ fn absence_of_a_name_nobody_published_is_told() {
     assert_eq!(publication.gated, [scope("ghost")]);
     let released = Feedback::Released { key: scope("ghost"), revision };
     let news = News::Released { name: name("ghost"), generation: Generation(1) };
-    assert_eq!(world.publisher.hear(released), Some(news));
+    assert_eq!(world.publisher.hear(released, Time(0)), Some(news));
 }
 
 fn asked_for(name: &str) -> [Key; 3] {
@@ -359,24 +359,32 @@ fn an_older_route_is_released_when_grpc_clients_have_let_go_of_it_too() {
     world.want(&listener);
     let released = |key: &Key, revision| Feedback::Released { key: key.clone(), revision };
     let told = |generation| Some(News::Released { name: name("iris"), generation: Generation(generation) });
-    // Envoys first, then clients; and the other way round.
+    let hear = |world: &mut World, key: &Key, revision, now| world.publisher.hear(released(key, revision), Time(now));
+    let later = |world: &mut World| {
+        world.tick(world.publisher.due().expect("something is due").0);
+        world.publisher.take_news()
+    };
+    // Envoys first, then clients, a moment after they know.
     let (_, second) = world.apply(vec![route("iris", 2, &[&new])], 0);
-    assert_eq!(world.publisher.hear(released(&scope("iris"), second)), None);
-    assert_eq!(world.publisher.hear(released(&endpoints, second)), told(2));
-    let (_, third) = world.apply(vec![route("iris", 3, &[&old])], 0);
-    assert_eq!(world.publisher.hear(released(&endpoints, second)), None, "that was an older one");
-    assert_eq!(world.publisher.hear(released(&endpoints, third)), None);
-    assert_eq!(world.publisher.hear(released(&scope("iris"), third)), told(3));
+    assert_eq!(hear(&mut world, &scope("iris"), second, 0), None);
+    assert_eq!(hear(&mut world, &endpoints, second, 100), None);
+    assert_eq!(later(&mut world), told(2).into_iter().collect::<Vec<_>>());
+    // The other way round.
+    let (_, third) = world.apply(vec![route("iris", 3, &[&old])], 1_000);
+    assert_eq!(hear(&mut world, &endpoints, second, 1_000), None, "that was an older one");
+    assert_eq!(hear(&mut world, &endpoints, third, 1_000), None);
+    assert_eq!(later(&mut world), []);
+    assert_eq!(hear(&mut world, &scope("iris"), third, 2_000), told(3));
     // Clients that refuse it are not waited for for ever.
-    let (_, fourth) = world.apply(vec![route("iris", 4, &[&new])], 0);
-    assert_eq!(world.publisher.hear(released(&scope("iris"), fourth)), None);
-    world.tick(world.publisher.due().expect("a bound").0);
+    let (_, fourth) = world.apply(vec![route("iris", 4, &[&new])], LONG);
+    assert_eq!(hear(&mut world, &scope("iris"), fourth, LONG), None);
+    world.tick(2 * LONG);
     assert_eq!(world.publisher.take_news(), told(4).into_iter().collect::<Vec<_>>());
     // Nor when nobody asks for the name any more.
-    let (_, fifth) = world.apply(vec![route("iris", 5, &[&old])], LONG);
-    assert_eq!(world.publisher.hear(released(&scope("iris"), fifth)), None);
-    world.unwant(&listener, LONG);
-    world.tick(2 * LONG);
+    let (_, fifth) = world.apply(vec![route("iris", 5, &[&old])], 2 * LONG);
+    assert_eq!(hear(&mut world, &scope("iris"), fifth, 2 * LONG), None);
+    world.unwant(&listener, 2 * LONG);
+    world.tick(3 * LONG);
     assert_eq!(world.publisher.take_news(), told(5).into_iter().collect::<Vec<_>>());
 }
 

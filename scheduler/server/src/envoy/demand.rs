@@ -1,7 +1,7 @@
 //! Which names gRPC clients ask for, which of them wait for their clients, and until when a name is kept.
 //!
 //! Not here: what a name leads to (`publisher`) and how that is said (`proxyless`).
-//! Invariants: a release that waits is told when every client has let go of what was before, or after a bound; names that
+//! Invariants: a release that waits is told a moment after every client has taken over what came, or after a bound; names that
 //! nobody asks for any more are never more than those that may be asked for.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +20,9 @@ const GRACE_MS: u64 = 60_000;
 /// How long the end of an older route waits for clients at most. Longer than the table's server takes to give up those that
 /// are lost or say nothing; it is for those that refuse what they are told.
 const HOLD_MS: u64 = 30_000;
+
+/// A client acknowledges endpoints when it has read them; a call that chose its replica just before may not have left yet.
+const SETTLE_MS: u64 = 200;
 
 /// What the table's server asks about.
 pub(crate) const ON_DEMAND: OnDemand = OnDemand { is: proxyless::is_one, limit: NAMES_MAX };
@@ -44,6 +47,8 @@ struct Hold {
     /// Not known before it is published.
     revision: Option<Revision>,
     until: Time,
+    /// All have acknowledged them; a moment later it is over.
+    acknowledged: bool,
     release: Option<Release>,
 }
 
@@ -131,7 +136,7 @@ impl Demand {
         let Some(asked) = self.names.get_mut(name) else { return };
         let until = now.after(HOLD_MS);
         let release = asked.hold.take().and_then(|hold| hold.release);
-        asked.hold = Some(Hold { revision: None, until, release });
+        asked.hold = Some(Hold { revision: None, until, acknowledged: false, release });
         self.times.insert((until, name.clone()));
         self.unconfirmed.insert(name.clone());
     }
@@ -156,11 +161,16 @@ impl Demand {
         }
     }
 
-    /// Clients have let go of what was before a change of these endpoints.
-    pub(super) fn let_go(&mut self, key: &Key, revision: Revision) -> Option<Release> {
-        let name = proxyless::name_of(key).filter(|_| key.kind == Kind::Endpoints)?;
-        let asked = self.names.get_mut(name)?;
-        asked.hold.take_if(|hold| hold.revision == Some(revision))?.release
+    /// Clients have taken over a change of these endpoints.
+    pub(super) fn acknowledge(&mut self, key: &Key, revision: Revision, now: Time) {
+        let Some(name) = proxyless::name_of(key).filter(|_| key.kind == Kind::Endpoints).map(Name::from) else {
+            return;
+        };
+        let hold = self.names.get_mut(&name).and_then(|asked| asked.hold.as_mut());
+        let Some(hold) = hold.filter(|hold| hold.revision == Some(revision)) else { return };
+        hold.acknowledged = true;
+        hold.until = now.after(SETTLE_MS);
+        self.times.insert((hold.until, name));
     }
 
     /// What is due: names to remove, and releases that have waited long enough.
@@ -170,7 +180,9 @@ impl Demand {
             self.times.remove(&(at, name.clone()));
             let Some(asked) = self.names.get_mut(&name) else { continue };
             if let Some(hold) = asked.hold.take_if(|hold| hold.until <= now) {
-                tracing::warn!(%name, "gRPC clients do not take new endpoints over, they are not waited for");
+                if !hold.acknowledged {
+                    tracing::warn!(%name, "gRPC clients do not take new endpoints over, they are not waited for");
+                }
                 released.extend(hold.release);
             }
             if asked.leaves.is_some_and(|leaves| leaves <= now) {

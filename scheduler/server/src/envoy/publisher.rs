@@ -237,21 +237,20 @@ impl Publisher {
     }
 
     /// Translates what the table's server says of its clients. `None`: it is about a change that a newer one replaced.
-    pub fn hear(&mut self, feedback: Feedback) -> Option<News> {
+    pub fn hear(&mut self, feedback: Feedback, now: Time) -> Option<News> {
         match feedback {
             Feedback::Applied { key, revision } => {
                 let (name, generation) = self.at(&key, revision)?;
                 Some(News::Applied { name, generation })
             }
             Feedback::Released { key, revision } => {
-                let released = match self.at(&key, revision) {
-                    Some(released) => {
-                        self.forget(&key.name, revision);
-                        self.demand.release(&key.name, released)
-                    }
-                    None => self.demand.let_go(&key, revision),
+                let Some(released) = self.at(&key, revision) else {
+                    self.demand.acknowledge(&key, revision, now);
+                    return None;
                 };
-                released.map(|(name, generation)| News::Released { name, generation })
+                self.forget(&key.name, revision);
+                let (name, generation) = self.demand.release(&key.name, released)?;
+                Some(News::Released { name, generation })
             }
             Feedback::Rejected { key, version, node, message } => Some(match self.with_version(&key, version) {
                 Some((name, generation)) => News::Rejected { name, generation, node, message },
