@@ -37,13 +37,16 @@ pub async fn holds(stack: &mut Stack, client: impl Fn() -> Command) -> Result<()
 
     control.declare(&Model::iris("iris").replicas(2)).await?;
     control.serves("iris", 2, LOADS_WITHIN).await?;
+    control.declare(&Model::iris("moving")).await?;
+    control.serves("moving", 1, LOADS_WITHIN).await?;
     control.declare(&Model::iris("large").memory(1 << 40)).await?;
     let mut large = Proxyless::start(stack, client(), "large", 1)?;
     let mut load = Proxyless::start(stack, client(), "iris", CONCURRENCY)?;
+    let mut moving = Proxyless::start(stack, client(), "moving", 1)?;
     at_once("a model that has no replica", &large.first().await?, "UNAVAILABLE")?;
     let first = load.first().await?;
     println!("proxyless: the first call took {:.1} ms", first.ms);
-    ensure!(first.code == "OK", "{first:?}");
+    ensure!(first.code == "OK" && moving.first().await?.code == "OK", "{first:?}");
     large.end().await?;
     let early = early.end().await?;
     println!("proxyless: a client that was there before the model: {}", early.summary());
@@ -52,10 +55,17 @@ pub async fn holds(stack: &mut Stack, client: impl Fn() -> Command) -> Result<()
     ensure!(became("NOT_FOUND") && became("OK"), "what was unknown is there: {early:?}");
     ensure!(early.codes.keys().all(|code| ["NOT_FOUND", "OK", "UNAVAILABLE"].contains(&code.as_str())), "{early:?}");
 
-    let outcome = under_load(stack, &control, &load).await;
+    let outcome = in_order(stack, &control, &load).await;
+    let moved = moving.end().await?;
+    println!("proxyless: a model that moves twice: {}", moved.summary());
+    let outcome = match outcome {
+        Ok(()) => by_force(stack, &control, &load).await,
+        Err(error) => Err(error),
+    };
     let calls = load.end().await?;
     println!("proxyless: {}", calls.summary());
     outcome?;
+    ensure!(moved.failed == 0 && moved.calls > 0, "{}", moved.summary());
     ensure!(calls.failed == 0 && calls.calls > 0, "{}", calls.summary());
     let answered = |model| calls.models.is_empty() || calls.models.contains_key(model);
     ensure!(answered("iris_1") && answered("iris_2"), "both versions answered: {:?}", calls.models);
@@ -68,8 +78,8 @@ fn at_once(what: &str, first: &First, code: &str) -> Result<()> {
     Ok(())
 }
 
-/// A new version, a replica that ends in order, one that is killed, an inference server and a scheduler that are.
-async fn under_load(stack: &mut Stack, control: &Control, load: &Proxyless) -> Result<()> {
+/// A new version, and each replica is emptied, ended and started again. A model with one replica goes from one to the other.
+async fn in_order(stack: &mut Stack, control: &Control, load: &Proxyless) -> Result<()> {
     load.window(WINDOW).await;
     control.declare(&Model::new("iris", &copy_of_iris(stack.folder())?).replicas(2)).await?;
     until(LOADS_WITHIN, "the second version alone serves", async || {
@@ -85,11 +95,19 @@ async fn under_load(stack: &mut Stack, control: &Control, load: &Proxyless) -> R
     .await?;
     load.window(WINDOW).await;
 
-    stack.agents[0].part.stop().await?;
-    load.window(WINDOW).await;
-    stack.agents[0].part.start().await?;
-    both_serve(control).await.context("a replica that was ended")?;
+    for index in [0, 1] {
+        stack.scheduler.drain(SERVER, u32::try_from(index)?).await?;
+        stack.agents[index].part.stop().await?;
+        load.window(WINDOW).await;
+        stack.agents[index].part.start().await?;
+        both_serve(control).await.context("a replica that was ended")?;
+        control.serves("moving", 1, LOADS_WITHIN).await?;
+    }
+    Ok(())
+}
 
+/// A replica and a scheduler are killed.
+async fn by_force(stack: &mut Stack, control: &Control, load: &Proxyless) -> Result<()> {
     stack.agents[1].part.kill9().await?;
     load.window(LOSS_WINDOW).await;
     stack.agents[1].part.start().await?;
