@@ -1,7 +1,7 @@
 //! The handle by which the owner writes the table and hears what clients did with it.
 //!
 //! One task belongs to it: it hands feedback to the owner and lets the gate's times pass; it ends with the last handle.
-//! Locks, always taken in this order and never across an await: a session, gate, table, registry.
+//! Locks, always taken in this order and never across an await: a session, gate, table, then demand or registry.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tonic::service::Routes;
 
 use crate::csds;
+use crate::demand::{Demand, OnDemand};
 use crate::gate::{Feedback, Gate, StreamId};
 use crate::health;
 use crate::lifetime::{Lifetime, Stage};
@@ -43,6 +44,8 @@ pub struct Config {
     /// UNAVAILABLE when its client has acknowledged what it was sent, or after `lag_after`. So clients spread over several
     /// servers again, if their connections end, too: see [`Ads::drain`].
     pub max_stream_age: Option<Duration>,
+    /// What is made when somebody asks for it.
+    pub on_demand: Option<OnDemand>,
 }
 
 impl Default for Config {
@@ -53,6 +56,7 @@ impl Default for Config {
             tailor: None,
             first_answers: 16,
             max_stream_age: None,
+            on_demand: None,
         }
     }
 }
@@ -85,6 +89,8 @@ pub(crate) struct Shared {
     gate: Mutex<Gate>,
     table: RwLock<Table>,
     registry: Mutex<BTreeMap<StreamId, StreamStatus>>,
+    /// Locked alone.
+    demand: Mutex<Demand>,
     /// Locked by its stream for each step, before anything else is.
     sessions: Mutex<BTreeMap<StreamId, Arc<Mutex<Session>>>>,
     changes: watch::Sender<u64>,
@@ -107,6 +113,7 @@ impl Ads {
         let wake = Arc::new(Notify::new());
         let shared = Arc::new(Shared {
             gate: Mutex::new(Gate::new(config.lag_after, config.drain_grace)),
+            demand: Mutex::new(Demand::new(config.on_demand.map_or(0, |on_demand| on_demand.limit))),
             admission: Arc::new(Semaphore::new(config.first_answers.max(1))),
             config,
             table: RwLock::new(Table::new()),
@@ -257,6 +264,10 @@ impl Shared {
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub fn demand(&self) -> MutexGuard<'_, Demand> {
+        self.demand.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub fn table(&self) -> RwLockReadGuard<'_, Table> {
         self.table.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -314,8 +325,10 @@ async fn tell(shared: Weak<Shared>, wake: Arc<Notify>, owner: mpsc::Sender<Feedb
         let (told, is_all, due) = {
             let Some(shared) = shared.upgrade() else { return };
             let now = shared.now();
+            let wished = shared.demand().poll();
             let mut gate = shared.gate();
-            (gate.poll(now), !gate.has_news(), gate.due().map(|due| shared.instant(due)))
+            let told = gate.poll(now).into_iter().chain(wished).collect::<Vec<_>>();
+            (told, !gate.has_news(), gate.due().map(|due| shared.instant(due)))
         };
         for feedback in told {
             if owner.send(feedback).await.is_err() {

@@ -54,6 +54,14 @@ pub enum Feedback {
     Connected {
         streams: usize,
     },
+    /// Somebody asks for a resource that is made on demand ([`crate::OnDemand`]).
+    Wanted {
+        key: Key,
+    },
+    /// Nobody asks for it any more.
+    Unwanted {
+        key: Key,
+    },
 }
 
 /// How far a stream is with each kind: `None` is not asked for, `Some(None)` is in its first sync.
@@ -145,7 +153,7 @@ impl Gate {
             rejections: 0,
             muted: false,
         };
-        gate.lose_unknown(Time::NEVER);
+        gate.lose_unknown([true; Kind::COUNT], Time::NEVER);
         gate
     }
 
@@ -184,7 +192,7 @@ impl Gate {
             }
         }
         if served && self.lost.len() >= MAX_LOST {
-            self.lose_unknown(until);
+            self.lose_unknown(stream.progress.map(|kind| kind.is_some()), until);
             if let Some(unknown) = self.lost.get_mut(&UNKNOWN) {
                 unknown.waits.extend(stream.waits.iter().cloned());
             }
@@ -350,22 +358,25 @@ impl Gate {
         let told = Feedback::Connected { streams: self.streams.len() };
         match self.outbox.back_mut() {
             Some(last @ Feedback::Connected { .. }) => *last = told,
-            Some(Feedback::Applied { .. } | Feedback::Released { .. } | Feedback::Rejected { .. }) | None => {
-                self.tell(told);
-            }
+            Some(
+                Feedback::Applied { .. }
+                | Feedback::Released { .. }
+                | Feedback::Rejected { .. }
+                | Feedback::Wanted { .. }
+                | Feedback::Unwanted { .. },
+            )
+            | None => self.tell(told),
         }
     }
 
-    fn lose_unknown(&mut self, until: Time) {
-        let lost = Lost {
-            node: String::new(),
-            asked: [true; Kind::COUNT],
-            until,
-            newest: self.newest_stream,
-            waits: BTreeSet::new(),
-        };
+    /// Those that are not told apart asked for all that any of them did.
+    fn lose_unknown(&mut self, asked: [bool; Kind::COUNT], until: Time) {
+        let lost = Lost { node: String::new(), asked, until, newest: self.newest_stream, waits: BTreeSet::new() };
         let unknown = self.lost.entry(UNKNOWN).or_insert(lost);
         unknown.until = unknown.until.max(until);
+        for (before, now) in unknown.asked.iter_mut().zip(asked) {
+            *before |= now;
+        }
     }
 
     /// A stream that missed the bound gates nothing from now on, and after the grace holds nothing up.

@@ -18,7 +18,7 @@ use futures_util::Stream;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue};
 use http_body::{Body, Frame};
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::codec::{Codec, Streaming};
 use tonic::codegen::Service;
@@ -26,7 +26,9 @@ use tonic::server::NamedService;
 use tonic::{Status, body::Body as TonicBody};
 use tonic_prost::ProstCodec;
 
+use crate::admission::Admission;
 use crate::ads::{Begun, Shared, StreamStatus};
+use crate::demand::Wish;
 use crate::encode::Encoding;
 use crate::gate::{Progress, StreamId};
 use crate::lifetime::{End, Lifetime, Stage};
@@ -321,42 +323,6 @@ async fn at(time: Option<Instant>) {
     }
 }
 
-/// Few streams at a time are in their first answers, which are large.
-enum Admission {
-    None,
-    /// Others are; it is told when it may.
-    Waiting,
-    /// It is, and lets another one go on at this time.
-    Held {
-        _permit: OwnedSemaphorePermit,
-        until: Time,
-    },
-    /// Its client takes long; others go on, and it does, too.
-    Over,
-}
-
-impl Admission {
-    fn advance(&mut self, is_first: bool, shared: &Shared, now: Time) {
-        *self = match std::mem::replace(self, Admission::None) {
-            _ if !is_first => Admission::None,
-            Admission::Held { until, .. } if until <= now => Admission::Over,
-            Admission::None | Admission::Waiting => match Arc::clone(&shared.admission).try_acquire_owned() {
-                Ok(permit) => Admission::held(permit, shared),
-                Err(_) => Admission::Waiting,
-            },
-            as_it_is @ (Admission::Held { .. } | Admission::Over) => as_it_is,
-        };
-    }
-
-    fn held(permit: OwnedSemaphorePermit, shared: &Shared) -> Self {
-        Admission::Held { _permit: permit, until: shared.now().after(shared.config.lag_after) }
-    }
-
-    fn allows(&self) -> bool {
-        !matches!(self, Admission::Waiting)
-    }
-}
-
 /// A stream whose client named itself. Dropping it is how the others learn that it is gone.
 struct Joined {
     shared: Arc<Shared>,
@@ -373,6 +339,10 @@ impl Joined {
         tracing::info!(stream = id.0, node = %node.id, ?mode, "stream opened");
         shared.gate().connect(id, node.id.clone());
         let session = Session::new(mode, node, shared.config.lag_after, shared.config.tailor.clone());
+        let session = match shared.config.on_demand {
+            Some(on_demand) => session.on_demand(on_demand.is),
+            None => session,
+        };
         let status = StreamStatus {
             id,
             node: session.node().id.clone(),
@@ -410,11 +380,13 @@ impl Joined {
         let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
         let outstanding = self.shared.gate().outstanding(self.id);
         let (responses, standings, progress) = {
+            // Held until the cursors are written down: what was removed since a request was taken in would not be known.
             let table = self.shared.table();
             if let Some(request) = request {
                 let taken = session.on_request(request, &table, now);
                 taken.map_err(|refused| Status::resource_exhausted(refused.to_string()))?;
             }
+            self.wish(&mut session);
             let is_first = session.is_in_first_answer();
             self.admission.advance(is_first, &self.shared, now);
             session.admit(self.admission.allows(), now);
@@ -443,6 +415,32 @@ impl Joined {
         Ok(responses)
     }
 
+    /// Passes on what is asked for of what is made on demand.
+    fn wish(&self, session: &mut Session) {
+        if self.shared.config.on_demand.is_none() {
+            return;
+        }
+        let wishes = session.take_wishes();
+        let mut demand = self.shared.demand();
+        for wish in &wishes {
+            match wish {
+                Wish::Asked(key) if demand.ask(self.id, key) => {}
+                Wish::Asked(key) => session.decline(key),
+                Wish::Dropped(key) => demand.cease(self.id, key),
+            }
+        }
+        let readmitted = demand.readmits(self.id);
+        if readmitted {
+            for key in session.wanted() {
+                demand.ask(self.id, &key);
+            }
+        }
+        drop(demand);
+        if readmitted || !wishes.is_empty() {
+            self.shared.wake();
+        }
+    }
+
     /// Writes the status down. Called with the table held, so that no tombstone goes before its cursor is known.
     fn record(&self, session: &Session) -> Progress {
         let kinds = session.status();
@@ -468,6 +466,8 @@ impl Drop for Joined {
             tracing::info!(stream = self.id.0, node = %session.node().id, "stream closed");
             session.counters().responses > 0 || session.status().iter().any(|k| k.settled.is_some())
         };
+        let wanted = self.session().wanted();
+        self.shared.demand().leave(self.id, &wanted);
         self.shared.left(self.id);
         let now = self.shared.now();
         self.shared.gate().disconnect(self.id, served, now);

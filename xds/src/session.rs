@@ -15,6 +15,9 @@
 //! - *break last*: clusters and endpoints go only when the stream has applied, of everything that may name them, the
 //!   table as it was after their removal.
 //! - *again*: whenever a cluster is sent its endpoints are sent, changed or not; Envoy warms the cluster until then.
+//! - *awaited*: a name that is made on demand is not said to be missing, and nothing else of its kind is said, until it
+//!   is in the table, was declined, or `patience` passed since it was asked for: a client that came back has it. In SotW
+//!   no answer leaves a name out that was asked for and is held, as long as that: it would be gone.
 //! - *bisect*: a refused response is sent again in halves until the culprit is alone; that one is quarantined.
 
 mod intake;
@@ -26,6 +29,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::demand::Wish;
 use crate::message::{Mode, Node, Nonce, Request, Response, Tailor};
 use crate::resource::{Key, Kind, Name, Resource, Revision, Version, Visibility};
 use crate::subscription::TooManyNames;
@@ -59,6 +63,8 @@ pub struct Session {
     counters: Counters,
     /// First answers may be given.
     admitted: bool,
+    on_demand: Option<fn(Kind, &str) -> bool>,
+    wishes: Vec<Wish>,
 }
 
 #[derive(Default)]
@@ -92,6 +98,38 @@ impl Session {
             rejections: Vec::new(),
             counters: Counters::default(),
             admitted: true,
+            on_demand: None,
+            wishes: Vec::new(),
+        }
+    }
+
+    /// With resources that are made on demand: those of which `is` says so.
+    #[must_use]
+    pub fn on_demand(self, is: fn(Kind, &str) -> bool) -> Self {
+        Session { on_demand: Some(is), ..self }
+    }
+
+    /// What is made on demand and was asked for or dropped since the last call.
+    pub fn take_wishes(&mut self) -> Vec<Wish> {
+        std::mem::take(&mut self.wishes)
+    }
+
+    /// Everything that is made on demand and asked for now.
+    #[must_use]
+    pub fn wanted(&self) -> Vec<Key> {
+        let Some(is) = self.on_demand else { return Vec::new() };
+        let keys = |lane: &Lane| {
+            let kind = lane.kind;
+            let names = lane.interest.names().iter().filter(move |name| is(kind, name.as_str()));
+            names.map(move |name| Key { kind, name: name.clone() }).collect::<Vec<_>>()
+        };
+        self.lanes.iter().flatten().flat_map(keys).collect()
+    }
+
+    /// It will not be made.
+    pub fn decline(&mut self, key: &Key) {
+        if let Some(lane) = &mut self.lanes[key.kind.index()] {
+            lane.awaited.remove(&key.name);
         }
     }
 
@@ -193,7 +231,8 @@ impl Session {
                     .filter(|_| lane.inflight.is_none() && self.admitted)
                     .map(|at| at.after(self.patience));
                 let held = !lane.held.is_empty() && lane.inflight.is_none() && lane.whole_since.is_none();
-                whole.into_iter().chain(held.then_some(lane.retry_at))
+                let awaited = lane.awaits_until.filter(|_| lane.inflight.is_none());
+                whole.into_iter().chain(held.then_some(lane.retry_at)).chain(awaited)
             })
             .filter(|at| *at != Time::NEVER)
             .min()
@@ -238,7 +277,9 @@ impl Session {
             if lane.whole_since.is_none() && table.is_behind(lane.kind, lane.cursor) {
                 return Err(Behind { kind: lane.kind });
             }
-            if lane.whole_since.is_some() && !self.admitted || self.must_wait(lane, table, now) {
+            lane.awaits_until = self.awaits(lane, table, now);
+            let is_admitted = lane.whole_since.is_none() || self.admitted;
+            if lane.awaits_until.is_some() || !is_admitted || self.must_wait(lane, table, now) {
                 return Ok(None);
             }
             complete = self.gather(lane, &mut batch, table, now);

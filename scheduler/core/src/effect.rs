@@ -110,10 +110,22 @@ pub enum RouteChange {
         /// The whole route.
         route: Option<Route>,
     },
+    /// Somebody declared a name, or it was removed: whether it leads anywhere is another matter. Comes before its routes.
+    Declared {
+        /// Which name; never an experiment's.
+        name: RoutableName,
+        /// It is there.
+        is: bool,
+    },
     /// All agents there are: they answer the server-wide calls.
     Mesh(Vec<Endpoint>),
     /// The pipeline gateways that take requests.
     Gateways(Vec<Address>),
+}
+
+/// The effect that says so.
+pub(crate) fn declared(name: RoutableName, is: bool) -> Effect {
+    Effect::Publish(RouteChange::Declared { name, is })
 }
 
 /// News for subscribers.

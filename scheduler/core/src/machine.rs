@@ -8,7 +8,7 @@ use domain::{
     ServerName, Subject, Ticket, Time, WorkerName,
 };
 
-use crate::effect::{Effect, Record, Refusal, RouteChange, Status};
+use crate::effect::{Effect, Record, Refusal, RouteChange, Status, declared};
 use crate::event::{Event, Timer};
 use crate::experiment::Experiment;
 use crate::hunger::Hunger;
@@ -169,7 +169,11 @@ impl Machine {
         machine.restore_experiments(kept.experiments, now, &mut out);
         for name in names {
             machine.index(&name);
+            let is_declared = machine.models.get(&name).is_some_and(|model| !model.deleted);
             let routable = RoutableName::Model(name);
+            if is_declared {
+                out.push(declared(routable.clone(), true));
+            }
             machine.publish([&routable], None, &mut out);
             let RoutableName::Model(name) = &routable else { continue };
             if machine.models.get(name).is_some_and(Model::waits_for_envoy) {

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use domain::{
-    Bytes, Clock, Input, KubernetesMeta, ModelDefinition, ModelName, ModelVersionId, ReplicaId, ServerName, Time,
-    VersionNumber,
+    Bytes, Clock, Input, KubernetesMeta, ModelDefinition, ModelName, ModelVersionId, ReplicaId, RoutableName,
+    ServerName, Time, VersionNumber,
 };
 
-use crate::effect::{Effect, Refusal};
+use crate::effect::{Effect, Refusal, declared};
 use crate::event::Outcome;
 use crate::few::Few;
 use crate::machine::{Freed, Machine, stale};
@@ -65,6 +65,7 @@ impl Machine {
             return Err(Refusal::UnknownModel(name.clone()));
         }
         self.changed_models.insert(name.clone());
+        out.push(declared(RoutableName::Model(name.clone()), false));
         self.change(name, now, out, |model| {
             model.deleted = true;
             if let (Some(meta), Some(latest)) = (kubernetes, model.versions.values_mut().next_back()) {

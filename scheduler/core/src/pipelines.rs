@@ -10,7 +10,7 @@ use std::sync::Arc;
 use domain::{ModelName, PipelineName, PipelineState, Role, RoutableName, Subject, Time};
 use xxhash_rust::xxh64::xxh64;
 
-use crate::effect::{Effect, Record, Refusal, Status};
+use crate::effect::{Effect, Record, Refusal, Status, declared};
 use crate::event::Timer;
 use crate::machine::Machine;
 use crate::pipeline::{Pipeline, PipelineVersion};
@@ -101,6 +101,7 @@ impl Machine {
             self.progress.entry(name.clone()).or_default().retries = 0;
         }
         self.use_parts(&pipeline);
+        out.push(declared(RoutableName::Pipeline(name), true));
         self.put_pipeline(pipeline, out);
         Ok(())
     }
@@ -117,6 +118,7 @@ impl Machine {
         pipeline.removed = true;
         pipeline.versions.values_mut().for_each(|version| version.active = false);
         self.unuse_parts(&pipeline);
+        out.push(declared(RoutableName::Pipeline(name.clone()), false));
         self.put_pipeline(pipeline, out);
         Ok(())
     }
@@ -305,6 +307,7 @@ impl Machine {
             }
             if !pipeline.removed {
                 self.use_parts(&pipeline);
+                out.push(declared(RoutableName::Pipeline(name.clone()), true));
             }
             self.pipelines.insert(name, pipeline);
         }

@@ -10,7 +10,7 @@ use domain::{
     Time, VersionNumber,
 };
 
-use crate::effect::{Action, Command, Effect, Record, Status};
+use crate::effect::{Action, Command, Effect, Record, Status, declared};
 use crate::event::Timer;
 use crate::machine::{Freed, Machine};
 use crate::model::{Assignment, Model, Version};
@@ -62,6 +62,7 @@ impl Machine {
     /// Adds a model that is not known yet and brings it to rest.
     pub(crate) fn add(&mut self, mut model: Model, now: Time, out: &mut Vec<Effect>) {
         let name = model.name.clone();
+        out.push(declared(RoutableName::Model(name.clone()), true));
         self.rest(&mut model, Retry::Nothing, now, out);
         out.push(Effect::Write(Record::Model(Box::new(model.clone()))));
         self.models.insert(name.clone(), model);

@@ -12,7 +12,7 @@ use xds::{Ads, Feedback};
 
 use crate::config::Config;
 use crate::driver::now;
-use crate::envoy::{News, Publication, Publisher, tailor};
+use crate::envoy::{News, ON_DEMAND, Publication, Publisher, tailor};
 use crate::grpc::agents::Never;
 use crate::handle::Scheduler;
 
@@ -38,6 +38,7 @@ impl Publishing {
             drain_grace: config.drain_grace,
             tailor: Some(tailor(&config.envoy)),
             max_stream_age: config.envoy_stream_age,
+            on_demand: Some(ON_DEMAND),
             ..xds::Config::default()
         });
         Self { publisher: Publisher::new(config.envoy.clone()), ads, feedback, scheduler }
@@ -97,11 +98,34 @@ impl Publishing {
             }
             let expired = self.publisher.tick(now());
             self.hand_over(expired);
+            for news in self.publisher.take_news() {
+                self.tell(news).await;
+            }
         }
     }
 
     async fn hear(&mut self, feedback: Feedback) {
-        let Some(news) = self.publisher.hear(feedback) else { return };
+        match feedback {
+            Feedback::Wanted { key } => {
+                let publication = self.publisher.want(&key, now());
+                self.hand_over(publication);
+            }
+            Feedback::Unwanted { key } => {
+                let publication = self.publisher.unwant(&key, now());
+                self.hand_over(publication);
+            }
+            heard @ (Feedback::Applied { .. }
+            | Feedback::Released { .. }
+            | Feedback::Rejected { .. }
+            | Feedback::Connected { .. }) => {
+                if let Some(news) = self.publisher.hear(heard, now()) {
+                    self.tell(news).await;
+                }
+            }
+        }
+    }
+
+    async fn tell(&mut self, news: News) {
         let event = match news {
             News::Applied { name, generation } => Event::RouteApplied { name, generation },
             News::Released { name, generation } => Event::RouteReleased { name, generation },
@@ -110,7 +134,7 @@ impl Publishing {
                 Event::RouteRejected { name, generation, message: format!("Envoy {node} refused its route: {message}") }
             }
             News::Refused { key, node, message } => {
-                error!(%key, %node, %message, "envoy refused a resource");
+                error!(%key, %node, %message, "a client refused a resource");
                 return;
             }
             News::Connected { streams: 0 } => {

@@ -190,7 +190,7 @@ fn set_that_gets_two_ports_takes_its_routes_along() {
     assert_eq!(publication.gated, [scope("a"), scope("b")]);
     let applied = Feedback::Applied { key: scope("b"), revision };
     let news = News::Applied { name: name("b"), generation: Generation(6) };
-    assert_eq!(world.publisher.hear(applied), Some(news));
+    assert_eq!(world.publisher.hear(applied, Time(0)), Some(news));
     assert_eq!(keys(&world.tick(SET_GRACE_MS)), [(Kind::Cluster, false), (Kind::Endpoints, false)]);
 }
 
@@ -207,7 +207,7 @@ fn feedback_is_told_by_name_and_generation() {
     let key = scope("iris");
     let applied = |generation| Some(News::Applied { name: name("iris"), generation: Generation(generation) });
     let released = |generation| Some(News::Released { name: name("iris"), generation: Generation(generation) });
-    let hear = |world: &mut World, feedback| world.publisher.hear(feedback);
+    let hear = |world: &mut World, feedback| world.publisher.hear(feedback, Time(0));
     // What was on its way when the newer one was published still counts for the older.
     assert_eq!(hear(&mut world, Feedback::Applied { key: key.clone(), revision: first }), applied(1));
     let refused = |version| Feedback::Rejected {
@@ -246,7 +246,158 @@ fn absence_of_a_name_nobody_published_is_told() {
     assert_eq!(publication.gated, [scope("ghost")]);
     let released = Feedback::Released { key: scope("ghost"), revision };
     let news = News::Released { name: name("ghost"), generation: Generation(1) };
-    assert_eq!(world.publisher.hear(released), Some(news));
+    assert_eq!(world.publisher.hear(released, Time(0)), Some(news));
+}
+
+fn asked_for(name: &str) -> [Key; 3] {
+    let cluster = format!("proxyless/{name}");
+    [Key::new(Kind::Listener, name), Key::new(Kind::Cluster, cluster.as_str()), Key::new(Kind::Endpoints, cluster)]
+}
+
+impl World {
+    fn want(&mut self, key: &Key) -> Publication {
+        let publication = self.publisher.want(key, Time(0));
+        self.publish(&publication);
+        publication
+    }
+
+    fn unwant(&mut self, key: &Key, now: u64) -> Publication {
+        let publication = self.publisher.unwant(key, Time(now));
+        self.publish(&publication);
+        publication
+    }
+
+    fn has(&self, key: &Key) -> bool {
+        self.table.live(key.kind, &key.name).is_some()
+    }
+
+    fn versions(&self, keys: &[Key]) -> Vec<Option<Version>> {
+        keys.iter().map(|key| self.table.live(key.kind, &key.name).map(|resource| resource.version())).collect()
+    }
+}
+
+/// Longer than anything waits for.
+const LONG: u64 = 600_000;
+
+#[test]
+fn what_grpc_clients_ask_for_is_there_as_long_as_they_do_and_a_while_longer() {
+    let one = set(&[0]);
+    let mut world = World::new();
+    world.apply(vec![placed(&one, false), route("iris", 1, &[&one])], 0);
+    let keys = asked_for("iris");
+    let [listener, cluster, _] = &keys;
+    assert!(!keys.iter().any(|key| world.has(key)), "nobody asks for it");
+    world.want(listener);
+    assert!(keys.iter().all(|key| world.has(key)));
+    let hidden = |key: &Key| world.table.live(key.kind, &key.name).expect("live").visibility();
+    assert!(keys.iter().all(|key| hidden(key) == xds::Visibility::NamedOnly), "Envoys see nothing of it");
+    assert!(world.want(cluster).is_empty(), "all of it is there");
+    world.unwant(listener, 0);
+    assert!(world.publisher.due().is_none(), "its cluster is asked for");
+    world.unwant(cluster, 0);
+    let due = world.publisher.due().expect("it is kept for a while");
+    world.want(cluster);
+    world.tick(due.0);
+    assert!(keys.iter().all(|key| world.has(key)), "somebody came back");
+    world.unwant(cluster, due.0);
+    world.tick(due.0 + LONG);
+    assert!(!keys.iter().any(|key| world.has(key)));
+    // A cluster alone is asked for first by who comes back.
+    world.want(cluster);
+    assert!(keys.iter().all(|key| world.has(key)));
+    // Envoy's own are no such thing.
+    assert!(world.want(&Key::new(Kind::Listener, "http")).is_empty());
+    assert!(world.want(&Key::new(Kind::Cluster, "mesh-shared")).is_empty());
+}
+
+#[test]
+fn grpc_clients_are_told_endpoints_and_nothing_else_of_a_roll_out() {
+    let (old, new) = (set(&[0, 1]), set(&[2]));
+    let mut world = World::new();
+    world.apply(vec![placed(&old, false), route("iris", 1, &[&old])], 0);
+    let keys = asked_for("iris");
+    world.want(&keys[0]);
+    let before = world.versions(&keys);
+    world.apply(vec![placed(&new, false), route("iris", 2, &[&old, &new])], 0);
+    let during = world.versions(&keys);
+    let (publication, _) = world.apply(vec![route("iris", 3, &[&new]), gone(&old)], 0);
+    let after = world.versions(&keys);
+    assert!(before[..2] == during[..2] && during[..2] == after[..2], "{before:?} {during:?} {after:?}");
+    assert!(before[2] != during[2] && during[2] != after[2], "{before:?} {during:?} {after:?}");
+    assert_eq!(publication.gated, [scope("iris"), keys[2].clone()], "who has them is waited for");
+    // A replica is lost: no route changes, nobody is waited for.
+    let lost = RouteChange::Set { set: new.clone(), endpoints: Some(Vec::new()) };
+    let (publication, _) = world.apply(vec![lost], 0);
+    assert!(publication.gated.is_empty() && world.versions(&keys)[2] != after[2]);
+}
+
+#[test]
+fn a_name_that_becomes_known_and_unknown_changes_for_grpc_clients() {
+    let one = set(&[0]);
+    let declared = |is| RouteChange::Declared { name: name("iris"), is };
+    let mut world = World::new();
+    world.apply(Vec::new(), 0);
+    let keys = asked_for("iris");
+    world.want(&keys[0]);
+    let unknown = world.versions(&keys);
+    world.apply(vec![declared(true)], 0);
+    let waiting = world.versions(&keys);
+    assert!(waiting[0] != unknown[0] && waiting[1..] == unknown[1..]);
+    world.apply(vec![placed(&one, false), route("iris", 1, &[&one])], 0);
+    let there = world.versions(&keys);
+    assert!(there[..2] == waiting[..2] && there[2] != waiting[2]);
+    world.apply(vec![declared(false), route("iris", 2, &[]), gone(&one)], 0);
+    assert_eq!(world.versions(&keys), unknown);
+}
+
+#[test]
+fn an_older_route_is_released_when_grpc_clients_have_let_go_of_it_too() {
+    let (old, new) = (set(&[0]), set(&[1]));
+    let mut world = World::new();
+    world.apply(vec![placed(&old, false), placed(&new, false), route("iris", 1, &[&old])], 0);
+    let [listener, _, endpoints] = asked_for("iris");
+    world.want(&listener);
+    let released = |key: &Key, revision| Feedback::Released { key: key.clone(), revision };
+    let told = |generation| Some(News::Released { name: name("iris"), generation: Generation(generation) });
+    let hear = |world: &mut World, key: &Key, revision, now| world.publisher.hear(released(key, revision), Time(now));
+    let later = |world: &mut World| {
+        world.tick(world.publisher.due().expect("something is due").0);
+        world.publisher.take_news()
+    };
+    // Envoys first, then clients, a moment after they know.
+    let (_, second) = world.apply(vec![route("iris", 2, &[&new])], 0);
+    assert_eq!(hear(&mut world, &scope("iris"), second, 0), None);
+    assert_eq!(hear(&mut world, &endpoints, second, 100), None);
+    assert_eq!(later(&mut world), told(2).into_iter().collect::<Vec<_>>());
+    // The other way round.
+    let (_, third) = world.apply(vec![route("iris", 3, &[&old])], 1_000);
+    assert_eq!(hear(&mut world, &endpoints, second, 1_000), None, "that was an older one");
+    assert_eq!(hear(&mut world, &endpoints, third, 1_000), None);
+    assert_eq!(later(&mut world), []);
+    assert_eq!(hear(&mut world, &scope("iris"), third, 2_000), told(3));
+    // Clients that refuse it are not waited for for ever.
+    let (_, fourth) = world.apply(vec![route("iris", 4, &[&new])], LONG);
+    assert_eq!(hear(&mut world, &scope("iris"), fourth, LONG), None);
+    world.tick(2 * LONG);
+    assert_eq!(world.publisher.take_news(), told(4).into_iter().collect::<Vec<_>>());
+    // Nor when nobody asks for the name any more.
+    let (_, fifth) = world.apply(vec![route("iris", 5, &[&old])], 2 * LONG);
+    assert_eq!(hear(&mut world, &scope("iris"), fifth, 2 * LONG), None);
+    world.unwant(&listener, 2 * LONG);
+    world.tick(3 * LONG);
+    assert_eq!(world.publisher.take_news(), told(5).into_iter().collect::<Vec<_>>());
+}
+
+#[test]
+fn names_that_nobody_asks_for_any_more_are_bounded() {
+    let mut world = World::new();
+    world.apply(Vec::new(), 0);
+    let listener = |number: u32| Key::new(Kind::Listener, format!("n{number}"));
+    for number in 0..30_000 {
+        world.want(&listener(number));
+        world.unwant(&listener(number), 0);
+    }
+    assert!(world.table.iter(Kind::Listener).count() < 11_000);
 }
 
 /// The sets and models of a random history.

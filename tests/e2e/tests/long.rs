@@ -1,10 +1,14 @@
 //! Calls that take longer than Envoy's own limits would let them: no route timeout, and five silent minutes and more
-//! (data-plane row 21). Runs with the feature `long`.
+//! (data-plane row 21); and clients whose toolchain the test command does not ask for. Runs with the feature `long`.
 
+#[path = "shared/proxyless.rs"]
+mod proxyless;
+
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use harness::{Model, Rest, Shape, Stack, sample, scenario};
+use harness::{Model, Rest, Shape, Stack, go, sample, scenario};
 use messages::inference as pb;
 
 /// Longer than the five minutes after which Envoy ends a silent stream unless it is told otherwise.
@@ -66,5 +70,13 @@ fn a_call_of_more_than_five_minutes_succeeds_over_rest_and_grpc() {
         println!("long calls: REST {} s, gRPC {} s", rest.as_secs(), grpc.as_secs());
         ensure!(rest > FIVE_MINUTES && grpc > FIVE_MINUTES, "they were long enough to show it: {rest:?}, {grpc:?}");
         Ok(())
+    });
+}
+
+#[test]
+fn grpc_go_is_its_own_envoy_and_no_call_fails() {
+    scenario("proxyless grpc-go", Shape::default(), async |stack| {
+        let program = tokio::task::spawn_blocking(|| go::program("grpc-client")).await??;
+        proxyless::holds(stack, || Command::new(&program)).await
     });
 }

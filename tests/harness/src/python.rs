@@ -27,7 +27,15 @@ pub fn packages(requirements: &Path) -> Result<PathBuf> {
 
 /// Runs a program with these packages and returns what it said. Blocks.
 pub fn run(packages: &Path, program: &Path, arguments: &[&str]) -> Result<String> {
-    said(python().env("PYTHONPATH", packages).arg("-B").arg(program).args(arguments))
+    said(command(packages, program).args(arguments))
+}
+
+/// The program with these packages, without arguments.
+#[must_use]
+pub fn command(packages: &Path, program: &Path) -> Command {
+    let mut command = python();
+    command.env("PYTHONPATH", packages).arg("-B").arg(program);
+    command
 }
 
 fn python() -> Command {

@@ -6,9 +6,10 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::lane::{Inflight, Lane, Why};
 use super::{Rejection, Session};
+use crate::demand::Wish;
 use crate::message::{Ask, Mode, Request};
 use crate::resource::{Key, Kind, Name, Revision, Visibility};
-use crate::subscription::TooManyNames;
+use crate::subscription::{Moves, TooManyNames};
 use crate::table::Table;
 use crate::time::Time;
 
@@ -37,6 +38,7 @@ impl Session {
             Ask::Sotw { names } => (lane.interest.sotw(names)?, HashMap::new()),
             Ask::Delta { subscribe, unsubscribe, initial } => (lane.interest.delta(subscribe, unsubscribe)?, initial),
         };
+        self.wish(lane, &moves, now);
         let initial = if first { initial } else { HashMap::new() };
         if !initial.is_empty() {
             self.resumed_at.get_or_insert(now);
@@ -95,6 +97,26 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// Notes what is awaited of what came, and what is made on demand of what came and went.
+    fn wish(&mut self, lane: &mut Lane, moves: &Moves, now: Time) {
+        let kind = lane.kind;
+        let is_full_state = lane.is_full_state(self.mode);
+        let on_demand = self.on_demand;
+        let is = |name: &Name| on_demand.is_some_and(|is| is(kind, name.as_str()));
+        for name in moves.dropped.iter().filter(|name| is(name)) {
+            self.wishes.push(Wish::Dropped(Key { kind, name: name.clone() }));
+        }
+        for name in &moves.asked {
+            let is_made = is(name);
+            if is_made || is_full_state {
+                lane.awaited.insert(name.clone(), now.after(self.patience));
+            }
+            if is_made {
+                self.wishes.push(Wish::Asked(Key { kind, name: name.clone() }));
+            }
+        }
     }
 
     fn acked(&mut self, lane: &mut Lane, inflight: Inflight, now: Time) {

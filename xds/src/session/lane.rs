@@ -111,6 +111,10 @@ pub(super) struct Lane {
     /// What held names were last judged by, and when to judge them again all the same.
     pub judged: Option<(u64, Revision, Revision)>,
     pub retry_at: Time,
+    /// Names without which no answer is given, each with the time until when.
+    pub awaited: BTreeMap<Name, Time>,
+    /// Set while none is given because of them.
+    pub awaits_until: Option<Time>,
 }
 
 impl Lane {
@@ -132,6 +136,8 @@ impl Lane {
             state: BTreeMap::new(),
             judged: None,
             retry_at: Time::NEVER,
+            awaited: BTreeMap::new(),
+            awaits_until: None,
         }
     }
 
@@ -179,6 +185,7 @@ impl Lane {
     pub fn forget(&mut self, name: &Name) {
         self.pending.remove(name);
         self.held.remove(name);
+        self.awaited.remove(name);
         self.release(name);
         self.state.remove(name);
     }

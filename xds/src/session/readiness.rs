@@ -135,6 +135,18 @@ impl Session {
         now < since.after(self.patience) && table.iter(lane.kind).any(unmet)
     }
 
+    /// Until when an answer waits for names that were asked for: those that are to be made, and in SotW those that require
+    /// something, because what is not in an answer is gone.
+    pub(super) fn awaits(&self, lane: &mut Lane, table: &Table, now: Time) -> Option<Time> {
+        lane.awaited.retain(|_, until| *until > now);
+        let is_full_state = lane.is_full_state(self.mode);
+        let waits = lane.awaited.iter().filter(|(name, _)| match table.live(lane.kind, name) {
+            Some(resource) => is_full_state && !resource.required().iter().all(|key| self.is_met(key, table, now)),
+            None => self.on_demand.is_some_and(|is| is(lane.kind, name.as_str())),
+        });
+        waits.map(|(_, until)| *until).min()
+    }
+
     pub(super) fn next_patience(&self, now: Time) -> Time {
         let waiting = self.clusters.iter().filter(|(name, _)| !self.endpoints.contains(*name));
         let times = waiting.map(|(_, acked_at)| *acked_at).chain(self.resumed_at);

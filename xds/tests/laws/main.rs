@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a failure of what surrounds a law is a failed test")]
 
 mod csds;
+mod demand;
 mod fuzz;
 mod gate;
 mod hostile;

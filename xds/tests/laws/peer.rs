@@ -29,6 +29,11 @@ fn one(response: &Response) -> String {
     format!("{:?}{}", response.kind, names.concat())
 }
 
+/// What the tests take for made on demand.
+pub fn made(kind: Kind, name: &str) -> bool {
+    matches!(kind, Kind::Listener | Kind::Cluster) && name.starts_with("made")
+}
+
 pub struct Peer {
     pub table: Table,
     pub session: Session,
@@ -50,6 +55,20 @@ impl Peer {
             last: BTreeMap::new(),
             asked: BTreeMap::new(),
         }
+    }
+
+    /// With listeners and clusters that are made on demand, if their names begin so.
+    pub fn on_demand(mode: Mode) -> Self {
+        let mut peer = Peer::new(mode);
+        peer.session = peer.session.on_demand(made);
+        peer
+    }
+
+    /// The same table, a new stream.
+    pub fn reconnect_on_demand(&mut self) {
+        self.reconnect();
+        let node = Node { id: "client-0".into(), ..Node::default() };
+        self.session = Session::new(self.mode, node, PATIENCE, None).on_demand(made);
     }
 
     /// The same table, a new stream.

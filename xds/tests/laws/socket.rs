@@ -49,7 +49,7 @@ pub fn delta(kind: Kind, nonce: &str) -> DeltaDiscoveryRequest {
 }
 
 /// The next feedback that is not about connections.
-async fn told(feedback: &mut mpsc::Receiver<Feedback>) -> Feedback {
+pub async fn told(feedback: &mut mpsc::Receiver<Feedback>) -> Feedback {
     loop {
         let next =
             tokio::time::timeout(DEADLINE, feedback.recv()).await.expect("feedback in time").expect("still open");

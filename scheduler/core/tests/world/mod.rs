@@ -265,7 +265,7 @@ impl World {
             }
             Effect::Work { worker, connection, order } => self.workers.take(worker, connection, *order),
             Effect::Publish(RouteChange::Gateways(gateways)) => self.gateways = gateways,
-            Effect::Publish(RouteChange::Set { .. } | RouteChange::Mesh(_)) => {}
+            Effect::Publish(RouteChange::Set { .. } | RouteChange::Mesh(_) | RouteChange::Declared { .. }) => {}
             Effect::Notify(status) => self.statuses.push(status),
             Effect::Reply(ticket, outcome) => {
                 assert!(self.asked.contains(&ticket), "I7: {ticket} was never asked");

@@ -87,7 +87,7 @@ impl Door {
         }
     }
 
-    const fn port(self, endpoint: &Endpoint) -> u16 {
+    pub(super) const fn port(self, endpoint: &Endpoint) -> u16 {
         match self {
             Door::Shared | Door::Rest => endpoint.http_port,
             Door::Grpc => endpoint.grpc_port,

@@ -2,6 +2,7 @@
 //! cost one scope each.
 
 use domain::Health;
+use envoy_types::pb::envoy::config::endpoint::v3::LbEndpoint;
 use scheduler_core::Address;
 use xds::Change;
 
@@ -22,6 +23,11 @@ pub(super) fn start(settings: &Settings) -> Vec<Change> {
 
 /// All gateways there are now.
 pub(super) fn change(addresses: &[Address]) -> Change {
+    Change::Put(cluster::assignment(CLUSTER, usable(addresses)))
+}
+
+/// Those that a client can be told of.
+pub(super) fn usable(addresses: &[Address]) -> Vec<LbEndpoint> {
     let mut addresses = addresses.to_vec();
     addresses.sort();
     let usable = addresses.iter().filter_map(|at| match address::of(&at.host, at.port) {
@@ -31,5 +37,5 @@ pub(super) fn change(addresses: &[Address]) -> Change {
             None
         }
     });
-    Change::Put(cluster::assignment(CLUSTER, usable.collect()))
+    usable.collect()
 }

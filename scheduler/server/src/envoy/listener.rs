@@ -28,7 +28,7 @@ use super::settings::Settings;
 use super::{address, filters, log, reply};
 
 /// The listener's name.
-const NAME: &str = "http";
+pub(super) const NAME: &str = "http";
 
 /// First part of the names of its metrics; the compatible one.
 const STAT_PREFIX: &str = "seldon_http";
@@ -64,7 +64,7 @@ pub(super) fn resource(settings: &Settings, port: u16) -> Resource {
 pub fn tailor(settings: &Settings) -> Tailor {
     let settings = settings.clone();
     let rewrite = move |node: &Node, listener: &Resource| {
-        let asked = port(&node.metadata).filter(|port| *port != settings.port)?;
+        let asked = port(&node.metadata).filter(|port| *port != settings.port && listener.name().as_str() == NAME)?;
         Some(listener.with_body(resource(&settings, asked).body().clone()))
     };
     Tailor { kinds: vec![Kind::Listener], rewrite: Arc::new(rewrite) }

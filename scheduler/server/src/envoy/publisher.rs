@@ -7,13 +7,16 @@
 //! Invariants: a route's clusters are in the table as long as the route is; the first publication has the listener, the
 //! server-wide scopes and everything it was given; work for a change does not depend on the number of names.
 
+mod clients;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use domain::{Endpoint, Generation, PlacementSet, RoutableName, Route, Time};
-use scheduler_core::RouteChange;
+use scheduler_core::{Address, RouteChange};
 use xds::{Change, Feedback, Key, Kind, Name, Revision, Version};
 
 use super::cluster::{self, Door, Shape};
+use super::demand::Demand;
 use super::mesh::Mesh;
 use super::settings::Settings;
 use super::{gateways, listener, scope};
@@ -133,6 +136,13 @@ pub struct Publisher {
     first: Option<Vec<Change>>,
     /// Names that were handed out and not confirmed as published yet.
     unconfirmed: BTreeSet<Name>,
+    /// Models and pipelines that somebody declared.
+    declared: BTreeSet<Name>,
+    gateways: Vec<Address>,
+    demand: Demand,
+    /// Names whose gRPC clients are to be told anew; true: because their routes have changed.
+    stale: BTreeMap<Name, bool>,
+    news: Vec<News>,
 }
 
 impl Publisher {
@@ -151,6 +161,11 @@ impl Publisher {
             mesh,
             first: Some(first),
             unconfirmed: BTreeSet::new(),
+            declared: BTreeSet::new(),
+            gateways: Vec::new(),
+            demand: Demand::default(),
+            stale: BTreeMap::new(),
+            news: Vec::new(),
         }
     }
 
@@ -164,10 +179,15 @@ impl Publisher {
                 RouteChange::Set { set, endpoints: Some(endpoints) } => self.set(set, endpoints, now, &mut out),
                 RouteChange::Set { set, endpoints: None } => self.drop_set(&set, now),
                 RouteChange::Route { name, generation, route } => self.route(name, generation, route, &mut out),
-                RouteChange::Gateways(addresses) => out.changes.push(gateways::change(&addresses)),
+                RouteChange::Gateways(addresses) => {
+                    out.changes.push(gateways::change(&addresses));
+                    self.regate(addresses);
+                }
+                RouteChange::Declared { name, is } => self.declare(&name, is),
                 RouteChange::Mesh(endpoints) => out.changes.extend(self.mesh.change(&endpoints, &self.settings)),
             }
         }
+        self.refresh(now, &mut out);
         out
     }
 
@@ -186,17 +206,28 @@ impl Publisher {
                 self.sets.remove(&set);
             }
         }
+        let (gone, released) = self.demand.due(now);
+        for name in gone {
+            self.end(&name, &mut out);
+        }
+        self.news.extend(released.into_iter().map(|(name, generation)| News::Released { name, generation }));
         out
+    }
+
+    /// What came of the last [`Publisher::tick`] or [`Publisher::unwant`].
+    pub fn take_news(&mut self) -> Vec<News> {
+        std::mem::take(&mut self.news)
     }
 
     /// When to call [`Publisher::tick`] next.
     #[must_use]
     pub fn due(&self) -> Option<Time> {
-        self.unused.first().map(|(due, ..)| *due)
+        self.unused.first().map(|(due, ..)| *due).into_iter().chain(self.demand.next()).min()
     }
 
     /// Says that everything handed out so far is in the table, at this revision.
     pub fn published(&mut self, revision: Revision) {
+        self.demand.published(revision);
         for name in std::mem::take(&mut self.unconfirmed) {
             let Some(published) = self.names.get_mut(&name) else { continue };
             for sent in published.sent.iter_mut().filter(|sent| sent.revision.is_none()) {
@@ -206,15 +237,19 @@ impl Publisher {
     }
 
     /// Translates what the table's server says of its clients. `None`: it is about a change that a newer one replaced.
-    pub fn hear(&mut self, feedback: Feedback) -> Option<News> {
+    pub fn hear(&mut self, feedback: Feedback, now: Time) -> Option<News> {
         match feedback {
             Feedback::Applied { key, revision } => {
                 let (name, generation) = self.at(&key, revision)?;
                 Some(News::Applied { name, generation })
             }
             Feedback::Released { key, revision } => {
-                let (name, generation) = self.at(&key, revision)?;
+                let Some(released) = self.at(&key, revision) else {
+                    self.demand.acknowledge(&key, revision, now);
+                    return None;
+                };
                 self.forget(&key.name, revision);
+                let (name, generation) = self.demand.release(&key.name, released)?;
                 Some(News::Released { name, generation })
             }
             Feedback::Rejected { key, version, node, message } => Some(match self.with_version(&key, version) {
@@ -222,6 +257,7 @@ impl Publisher {
                 None => News::Refused { key, node, message },
             }),
             Feedback::Connected { streams } => Some(News::Connected { streams }),
+            Feedback::Wanted { .. } | Feedback::Unwanted { .. } => None,
         }
     }
 
@@ -235,6 +271,7 @@ impl Publisher {
         let reshaped = std::mem::replace(&mut state.shape, shape) != shape;
         let users: Vec<Name> = if reshaped { state.users.iter().cloned().collect() } else { Vec::new() };
         self.settle(&set, now, out);
+        self.follow(&set);
         for name in users {
             self.translate(&name, out);
         }
@@ -275,10 +312,8 @@ impl Publisher {
     }
 
     fn route(&mut self, name: RoutableName, generation: Generation, route: Option<Route>, out: &mut Publication) {
-        let key = match &name {
-            RoutableName::Model(model) => Name::from(model.shared()),
-            RoutableName::Pipeline(_) | RoutableName::Experiment(_) => Name::from(name.to_string()),
-        };
+        let key = routed(&name);
+        self.reroute(&key);
         let published = self
             .names
             .entry(key.clone())
@@ -357,6 +392,13 @@ impl Publisher {
 impl Set {
     fn new(shape: Shape) -> Self {
         Set { shape, endpoints: Vec::new(), wanted: true, clusters: BTreeMap::new(), users: BTreeSet::new() }
+    }
+}
+
+fn routed(name: &RoutableName) -> Name {
+    match name {
+        RoutableName::Model(model) => Name::from(model.shared()),
+        RoutableName::Pipeline(_) | RoutableName::Experiment(_) => Name::from(name.to_string()),
     }
 }
 

@@ -196,7 +196,10 @@ impl World {
             .iter()
             .filter_map(|change| match change {
                 RouteChange::Route { name, generation, .. } => Some((name.clone(), *generation)),
-                RouteChange::Set { .. } | RouteChange::Mesh(_) | RouteChange::Gateways(_) => None,
+                RouteChange::Set { .. }
+                | RouteChange::Mesh(_)
+                | RouteChange::Gateways(_)
+                | RouteChange::Declared { .. } => None,
             })
             .collect();
         let publication = self.publisher.apply(changes, self.now);
@@ -220,7 +223,7 @@ impl World {
             let Ok(told) = tokio::time::timeout(DEADLINE, self.feedback.recv()).await else {
                 panic!("not applied: {waits:?}\nrefused: {:#?}\nstreams: {:#?}", self.refused, self.ads.streams());
             };
-            match self.publisher.hear(told.unwrap()) {
+            match self.publisher.hear(told.unwrap(), Time(0)) {
                 Some(News::Applied { name, generation }) => waits.retain(|wait| *wait != (name.clone(), generation)),
                 Some(refused @ (News::Rejected { .. } | News::Refused { .. })) => {
                     panic!("{refused:#?}");
@@ -248,7 +251,7 @@ impl World {
     /// Neither in feedback nor in Envoy's own log.
     pub fn nothing_was_refused(&mut self) {
         while let Ok(told) = self.feedback.try_recv() {
-            if let Some(refused @ (News::Rejected { .. } | News::Refused { .. })) = self.publisher.hear(told) {
+            if let Some(refused @ (News::Rejected { .. } | News::Refused { .. })) = self.publisher.hear(told, Time(0)) {
                 panic!("{refused:#?}");
             }
         }

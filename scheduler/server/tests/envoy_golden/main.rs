@@ -14,7 +14,7 @@ use domain::{
 };
 use scheduler::envoy::{Publisher, Settings};
 use scheduler_core::{Address, RouteChange};
-use xds::{Change, Kind};
+use xds::{Change, Key, Kind};
 
 fn endpoint(index: u32, health: Health) -> Endpoint {
     let server = ServerName::parse("onnx").expect("a name");
@@ -54,6 +54,13 @@ fn published(changes: Vec<RouteChange>) -> Vec<Change> {
     let mut publisher = Publisher::new(Settings::default());
     let _first = publisher.apply([], Time(0));
     publisher.apply(changes, Time(0)).changes
+}
+
+/// What a gRPC client is told that asks for a name after the changes.
+fn asked(changes: Vec<RouteChange>, name: &str) -> Vec<Change> {
+    let mut publisher = Publisher::new(Settings::default());
+    let _all = publisher.apply(changes, Time(0));
+    publisher.want(&Key::new(Kind::Listener, name), Time(0)).changes
 }
 
 fn check(name: &str, changes: &[Change]) {
@@ -146,4 +153,37 @@ fn foreign_agent_with_two_ports() {
     let changes =
         published(vec![placed(&foreign), route(&[(1, &foreign, 100)], false), RouteChange::Mesh(foreign.to_vec())]);
     check("two_ports", &changes);
+}
+
+#[test]
+fn grpc_client_of_a_model_in_a_roll_out() {
+    let old = [endpoint(0, Health::Healthy), endpoint(1, Health::Draining)];
+    let mut new = [endpoint(0, Health::Healthy), endpoint(2, Health::Unhealthy)];
+    // A foreign agent.
+    new[1].grpc_port = 9500;
+    let changes = vec![placed(&old), placed(&new), route(&[(1, &old, 50), (2, &new, 50)], false)];
+    check("grpc_roll_out", &asked(changes, "iris"));
+}
+
+#[test]
+fn grpc_client_of_a_name_that_leads_nowhere() {
+    check("grpc_unknown", &asked(Vec::new(), "iris"));
+    let name = RoutableName::Model(ModelName::parse("iris").expect("a name"));
+    let declared = RouteChange::Declared { name, is: true };
+    check("grpc_without_replicas", &asked(vec![declared.clone()], "iris"));
+    let removed =
+        RouteChange::Declared { name: RoutableName::Model(ModelName::parse("iris").expect("a name")), is: false };
+    assert!(asked(vec![declared, removed], "iris") == asked(Vec::new(), "iris"), "a removed model is unknown");
+    check("grpc_experiment", &asked(Vec::new(), "split.experiment"));
+}
+
+#[test]
+fn grpc_client_of_a_pipeline() {
+    let name = PipelineName::parse("ocr").expect("a name");
+    let backends = vec![Backend { target: Target::Pipeline(name.clone()), weight: 100 }];
+    let route = Some(Route { backends, mirrors: Vec::new(), log_payloads: false });
+    let gateways = vec![Address { host: "10.0.0.2".to_owned(), port: 9010 }];
+    let name = RoutableName::Pipeline(name);
+    let changes = vec![RouteChange::Gateways(gateways), RouteChange::Route { name, generation: Generation(1), route }];
+    check("grpc_pipeline", &asked(changes, "ocr.pipeline"));
 }

@@ -19,6 +19,7 @@ mod pipeline_topics;
 mod pipeline_trouble;
 mod pipeline_workers;
 mod pipelines;
+mod proxyless;
 mod rollout;
 mod thousand;
 mod up;

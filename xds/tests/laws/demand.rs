@@ -1,0 +1,248 @@
+//! Resources that are made when somebody asks for them: what a client is told meanwhile, and what the owner is told.
+
+use proptest::prelude::*;
+use xds::Kind::{Cluster, Endpoints, Listener};
+use xds::{Change, Config, Feedback, Key, Kind, Mode, OnDemand, Wish};
+
+use crate::peer::{PATIENCE, Peer, made, resource};
+use crate::socket::{client, node, serve_as, told};
+
+const NOTHING: [&str; 0] = [];
+
+fn put(kind: Kind, name: &str, body: &str) -> Change {
+    Change::Put(resource(kind, name, body).named_only())
+}
+
+fn asked(kind: Kind, name: &str) -> Wish {
+    Wish::Asked(Key::new(kind, name))
+}
+
+fn dropped(kind: Kind, name: &str) -> Wish {
+    Wish::Dropped(Key::new(kind, name))
+}
+
+#[test]
+fn a_name_that_is_made_on_demand_is_answered_when_it_is_made() {
+    for mode in [Mode::Sotw, Mode::Delta] {
+        let mut peer = Peer::on_demand(mode);
+        assert_eq!(peer.ask(Listener, &["made"]), NOTHING);
+        assert_eq!(peer.session.take_wishes(), [asked(Listener, "made")]);
+        assert_eq!(peer.session.due(), Some(peer.now.after(PATIENCE)));
+        assert_eq!(peer.apply(vec![put(Listener, "made", "1")]), ["Listener +made"]);
+        assert_eq!(peer.ack(Listener), NOTHING);
+        assert_eq!((peer.session.due(), peer.session.take_wishes()), (None, vec![]));
+        assert_eq!(peer.apply(vec![put(Listener, "made", "2")]), ["Listener +made"]);
+    }
+}
+
+#[test]
+fn a_name_that_is_not_made_is_missing_after_patience_or_when_it_is_declined() {
+    for (mode, missing) in [(Mode::Sotw, "Listener"), (Mode::Delta, "Listener -made")] {
+        let mut peer = Peer::on_demand(mode);
+        assert_eq!(peer.ask(Listener, &["made"]), NOTHING);
+        peer.now = peer.now.after(PATIENCE);
+        assert_eq!(peer.poll(), [missing]);
+        assert_eq!(peer.session.due(), None);
+
+        let mut peer = Peer::on_demand(mode);
+        assert_eq!(peer.ask(Listener, &["made"]), NOTHING);
+        peer.session.decline(&Key::new(Listener, "made"));
+        assert_eq!(peer.poll(), [missing]);
+        assert_eq!(peer.ack(Listener), NOTHING);
+        assert_eq!(peer.apply(vec![put(Listener, "made", "1")]), ["Listener +made"], "it may be made later");
+    }
+}
+
+/// In SotW a cluster that is not in an answer is gone: a client that comes back to a server that has just started has it
+/// in use.
+#[test]
+fn what_a_client_has_in_use_is_never_said_to_be_gone_while_it_is_made() {
+    let mut peer = Peer::on_demand(Mode::Sotw);
+    peer.apply(vec![put(Listener, "made", "1"), put(Cluster, "made", "1"), put(Endpoints, "made", "1")]);
+    peer.apply(vec![Change::Remove(Key::new(Cluster, "made"))]);
+    peer.reconnect_on_demand();
+    assert_eq!(peer.ask(Cluster, &["made", "other"]), NOTHING);
+    assert_eq!(peer.ask(Endpoints, &["made"]), ["Endpoints +made"]);
+    assert_eq!(peer.ask(Listener, &["made"]), ["Listener +made"]);
+    // Taken away by an owner that did not hear in time that it is wanted again.
+    assert_eq!(peer.ack(Listener), NOTHING);
+    assert_eq!(peer.remove(Listener, "made"), NOTHING);
+    assert_eq!(
+        peer.apply(vec![put(Cluster, "made", "2"), put(Listener, "made", "1")]),
+        ["Cluster +made", "Listener +made"]
+    );
+}
+
+/// The same client again, with all that it asks for: what it is told of listeners must not lack one that waits for its
+/// cluster.
+#[test]
+fn in_sotw_a_held_name_is_not_left_out_of_an_answer() {
+    for on_demand in [true, false] {
+        let mut peer = if on_demand { Peer::on_demand(Mode::Sotw) } else { Peer::new(Mode::Sotw) };
+        let listener = resource(Listener, "made", "1").named_only().requires([Key::new(Cluster, "made")]);
+        peer.apply(vec![Change::Put(listener), put(Cluster, "made", "1"), put(Endpoints, "made", "1")]);
+        assert_eq!(peer.ask(Cluster, &["made"]), ["Cluster +made"]);
+        assert_eq!(peer.ask(Listener, &["made"]), NOTHING);
+        assert_eq!(peer.session.due(), Some(peer.now.after(PATIENCE)));
+        assert_eq!(peer.ask(Endpoints, &["made"]), ["Endpoints +made"]);
+        assert_eq!(peer.ack(Cluster), NOTHING);
+        assert_eq!(peer.ack(Endpoints), ["Listener +made"]);
+        assert_eq!(peer.ack(Listener), NOTHING);
+        assert_eq!(peer.session.due(), None);
+    }
+}
+
+#[test]
+fn wildcards_ask_for_nothing_and_see_nothing_of_it() {
+    for mode in [Mode::Sotw, Mode::Delta] {
+        let mut peer = Peer::on_demand(mode);
+        let all = vec![put(Listener, "made", "1"), put(Cluster, "made", "1"), put(Endpoints, "made", "1")];
+        peer.apply(all);
+        assert_eq!(peer.ask(Cluster, &[]), ["Cluster"]);
+        assert_eq!(peer.ask(Listener, &[]), ["Listener"]);
+        assert_eq!((peer.ack(Cluster), peer.ack(Listener)), (vec![], vec![]));
+        assert_eq!(peer.apply(vec![put(Cluster, "made", "2")]), NOTHING);
+        assert_eq!(peer.remove(Listener, "made"), NOTHING, "a wildcard never knew it");
+        assert_eq!(peer.session.take_wishes(), []);
+        assert_eq!(peer.ask(Endpoints, &["other"]).len(), usize::from(mode == Mode::Delta));
+        assert_eq!(peer.session.take_wishes(), [], "endpoints follow from clusters");
+    }
+}
+
+#[test]
+fn dropped_names_are_told_in_both_variants() {
+    let mut peer = Peer::on_demand(Mode::Sotw);
+    peer.ask(Listener, &["made-1", "other"]);
+    peer.ask(Listener, &["made-2", "other"]);
+    let moved = [asked(Listener, "made-1"), dropped(Listener, "made-1"), asked(Listener, "made-2")];
+    assert_eq!(peer.session.take_wishes(), moved);
+    assert_eq!(peer.session.wanted(), [Key::new(Listener, "made-2")]);
+
+    let mut peer = Peer::on_demand(Mode::Delta);
+    peer.ask(Cluster, &["made-1", "other"]);
+    peer.unsubscribe(Cluster, &["made-1", "made-3"]);
+    assert_eq!(peer.session.take_wishes(), [asked(Cluster, "made-1"), dropped(Cluster, "made-1")]);
+    assert_eq!(peer.session.wanted(), []);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Ask(BTreeNames),
+    Make(u8),
+    Remove(u8),
+    Ack,
+    Pass,
+}
+
+type BTreeNames = std::collections::BTreeSet<u8>;
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        3 => proptest::collection::btree_set(0..4_u8, 1..4).prop_map(Step::Ask),
+        4 => (0..4_u8).prop_map(Step::Make),
+        1 => (0..4_u8).prop_map(Step::Remove),
+        6 => Just(Step::Ack),
+        1 => Just(Step::Pass),
+    ]
+}
+
+proptest! {
+    /// Whatever is asked for, made and taken away: the wishes add up to what is subscribed, and when all is said the
+    /// client has exactly what there is of what it asks for.
+    #[test]
+    fn wishes_add_up_and_the_client_ends_with_what_there_is(steps in proptest::collection::vec(step(), 1..60)) {
+        let mut peer = Peer::on_demand(Mode::Sotw);
+        let name = |number: &u8| format!("made-{number}");
+        let (mut wished, mut asks) = (std::collections::BTreeSet::new(), BTreeNames::new());
+        let mut last = Vec::new();
+        let mut unanswered = false;
+        let mut hear = |said: Vec<String>, unanswered: &mut bool| {
+            if let Some(response) = said.into_iter().next() {
+                *unanswered = true;
+                last = response.split_whitespace().skip(1).map(|word| word.trim_start_matches('+').to_owned()).collect();
+            }
+            last.clone()
+        };
+        for step in steps {
+            let said = match step {
+                Step::Ask(numbers) => {
+                    asks = numbers;
+                    let names: Vec<String> = asks.iter().map(name).collect();
+                    // A SotW request answers the latest response if there is one.
+                    unanswered = false;
+                    peer.ask(Listener, &names.iter().map(String::as_str).collect::<Vec<_>>())
+                }
+                Step::Make(number) => peer.apply(vec![put(Listener, &name(&number), "1")]),
+                Step::Remove(number) => peer.remove(Listener, &name(&number)),
+                Step::Ack if unanswered => {
+                    unanswered = false;
+                    peer.ack(Listener)
+                }
+                Step::Ack => Vec::new(),
+                Step::Pass => {
+                    peer.now = peer.now.after(PATIENCE);
+                    peer.poll()
+                }
+            };
+            hear(said, &mut unanswered);
+            for wish in peer.session.take_wishes() {
+                match wish {
+                    Wish::Asked(key) => prop_assert!(wished.insert(key)),
+                    Wish::Dropped(key) => prop_assert!(wished.remove(&key)),
+                }
+            }
+            prop_assert_eq!(peer.session.wanted(), wished.iter().cloned().collect::<Vec<_>>());
+        }
+        peer.now = peer.now.after(PATIENCE);
+        let said = peer.poll();
+        let mut has = hear(said, &mut unanswered);
+        while unanswered {
+            unanswered = false;
+            let said = peer.ack(Listener);
+            has = hear(said, &mut unanswered);
+        }
+        let live = asks.iter().map(name).filter(|name| peer.table.live(Listener, &name.as_str().into()).is_some());
+        let live: Vec<String> = live.collect();
+        has.retain(|name| asks.iter().any(|number| *name == self::name_of(*number)));
+        prop_assert_eq!(has, live);
+    }
+}
+
+fn name_of(number: u8) -> String {
+    format!("made-{number}")
+}
+
+#[tokio::test]
+async fn the_owner_hears_who_wants_what_and_answers() {
+    use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
+    use tokio::sync::mpsc;
+    use tokio_stream::wrappers::ReceiverStream;
+
+    let config = Config { on_demand: Some(OnDemand { is: made, limit: 1 }), ..Config::default() };
+    let (ads, mut feedback, address) = serve_as(config).await;
+    ads.open(false);
+    let ask = |names: &[&str], nonce: &str| DiscoveryRequest {
+        node: node("client-0"),
+        type_url: Listener.type_url().into(),
+        resource_names: names.iter().map(|name| (*name).to_owned()).collect(),
+        response_nonce: nonce.into(),
+        ..DiscoveryRequest::default()
+    };
+    let key = |name: &str| Key::new(Listener, name);
+    let (requests, outgoing) = mpsc::channel(8);
+    requests.send(ask(&["made-1", "made-2"], "")).await.unwrap();
+    let mut client = client(address).await;
+    let mut responses = client.stream_aggregated_resources(ReceiverStream::new(outgoing)).await.unwrap().into_inner();
+    assert_eq!(told(&mut feedback).await, Feedback::Wanted { key: key("made-1") });
+    ads.publish(vec![put(Listener, "made-1", "1")], vec![]).unwrap();
+    let first = responses.message().await.unwrap().unwrap();
+    assert_eq!(first.resources.len(), 1, "the second is beyond the limit");
+    requests.send(ask(&["made-2"], &first.nonce)).await.unwrap();
+    assert_eq!(told(&mut feedback).await, Feedback::Unwanted { key: key("made-1") });
+    assert_eq!(told(&mut feedback).await, Feedback::Wanted { key: key("made-2") });
+    ads.publish(vec![put(Listener, "made-2", "1")], vec![]).unwrap();
+    let second = responses.message().await.unwrap().unwrap();
+    assert_eq!(second.resources.len(), 1);
+    drop((requests, responses, client));
+    assert_eq!(told(&mut feedback).await, Feedback::Unwanted { key: key("made-2") });
+}
