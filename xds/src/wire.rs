@@ -1,7 +1,8 @@
 //! The requests of both variants in the session's words (its responses: `encode`). Decides nothing.
 
+use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3::Node as WireNode;
-use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
+use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
 use envoy_types::pb::google::rpc::Status as WireStatus;
 
 use crate::message::{Ask, Mode, Node, Nonce, Request};
@@ -18,6 +19,35 @@ pub(crate) trait Wire: 'static {
     fn type_url(request: &Self::Request) -> &str;
     fn node(request: &Self::Request) -> Option<&WireNode>;
     fn request(request: Self::Request, kind: Kind) -> Request;
+}
+
+/// `DeltaDiscoveryRequest` with its map as it is on the wire, a list of pairs: an Envoy that comes back to 100,000 scopes
+/// lists them all, and a map of copies of their names costs more than all that is decided about them.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct DeltaRequest {
+    #[prost(message, optional, tag = "1")]
+    node: Option<WireNode>,
+    #[prost(string, tag = "2")]
+    type_url: String,
+    #[prost(string, repeated, tag = "3")]
+    resource_names_subscribe: Vec<String>,
+    #[prost(string, repeated, tag = "4")]
+    resource_names_unsubscribe: Vec<String>,
+    #[prost(message, repeated, tag = "5")]
+    initial_resource_versions: Vec<Pair>,
+    #[prost(string, tag = "6")]
+    response_nonce: String,
+    #[prost(message, optional, tag = "7")]
+    error_detail: Option<WireStatus>,
+}
+
+/// Bytes of the message, which are not copied.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Pair {
+    #[prost(bytes = "bytes", tag = "1")]
+    name: Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    version: Bytes,
 }
 
 pub(crate) struct Sotw;
@@ -47,18 +77,20 @@ impl Wire for Sotw {
 
 impl Wire for Delta {
     const MODE: Mode = Mode::Delta;
-    type Request = DeltaDiscoveryRequest;
+    type Request = DeltaRequest;
 
-    fn type_url(request: &DeltaDiscoveryRequest) -> &str {
+    fn type_url(request: &DeltaRequest) -> &str {
         &request.type_url
     }
 
-    fn node(request: &DeltaDiscoveryRequest) -> Option<&WireNode> {
+    fn node(request: &DeltaRequest) -> Option<&WireNode> {
         request.node.as_ref()
     }
 
-    fn request(request: DeltaDiscoveryRequest, kind: Kind) -> Request {
-        let listed = request.initial_resource_versions.into_iter();
+    fn request(request: DeltaRequest, kind: Kind) -> Request {
+        let listed = request.initial_resource_versions.iter();
+        // What is no UTF-8 is no name of ours either.
+        let text = String::from_utf8_lossy;
         Request {
             kind,
             nonce: Nonce::parse(&request.response_nonce),
@@ -66,7 +98,9 @@ impl Wire for Delta {
             ask: Ask::Delta {
                 subscribe: names(request.resource_names_subscribe),
                 unsubscribe: names(request.resource_names_unsubscribe),
-                initial: listed.map(|(name, version)| (Name::from(name), Version::parse(&version))).collect(),
+                initial: listed
+                    .map(|pair| (Name::from(&*text(&pair.name)), Version::parse(&text(&pair.version))))
+                    .collect(),
             },
         }
     }
@@ -85,4 +119,40 @@ fn error(status: WireStatus) -> String {
     let end = (0..=MAX_ERROR_BYTES.min(message.len())).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0);
     message.truncate(end);
     message
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
+    use prost::Message;
+
+    use super::*;
+
+    #[test]
+    fn a_delta_request_is_read_as_the_generated_type_writes_it() {
+        let names = |list: &[&str]| list.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let listed = [("a", "1"), ("b", "00000000000000ff")];
+        let request = DeltaDiscoveryRequest {
+            node: Some(WireNode { id: "envoy-0".to_owned(), ..WireNode::default() }),
+            type_url: Kind::ScopedRoute.type_url().to_owned(),
+            resource_names_subscribe: names(&["c", "d"]),
+            resource_names_unsubscribe: names(&["e"]),
+            initial_resource_versions: listed.map(|(name, version)| (name.to_owned(), version.to_owned())).into(),
+            response_nonce: "7".to_owned(),
+            error_detail: Some(WireStatus { message: "no".to_owned(), ..WireStatus::default() }),
+            ..DeltaDiscoveryRequest::default()
+        };
+        let read = DeltaRequest::decode(request.encode_to_vec().as_slice()).unwrap();
+        assert_eq!(Delta::node(&read).map(|node| node.id.as_str()), Some("envoy-0"));
+        assert_eq!(Delta::type_url(&read), request.type_url);
+        let ask = Ask::Delta {
+            subscribe: vec!["c".into(), "d".into()],
+            unsubscribe: vec!["e".into()],
+            initial: HashMap::from(listed.map(|(name, version)| (Name::from(name), Version::parse(version)))),
+        };
+        let expected = Request { kind: Kind::ScopedRoute, nonce: Nonce::parse("7"), error: Some("no".to_owned()), ask };
+        assert_eq!(Delta::request(read, Kind::ScopedRoute), expected);
+    }
 }

@@ -71,14 +71,24 @@ impl Session {
             if differs(self, &name) { unequal.push((name, why)) } else { equal.push(name) }
         }
         if moves.wildcard_began && !initial.is_empty() {
-            // Listed by the client or in our table, or both.
+            // Listed by the client or in our table, or both. There may be very many, and nearly all are as they were.
             let ours = table.iter(lane.kind).filter(|resource| resource.visibility() == Visibility::Wildcard);
+            let is_plain = !self.has_its_own(lane.kind);
+            let mut known = 0;
             for resource in ours {
-                let name = resource.name().clone();
-                if differs(self, &name) { unequal.push((name, Why::Differs)) } else { equal.push(name) }
+                let name = resource.name();
+                let listed = initial.get(name);
+                known += usize::from(listed.is_some());
+                if is_plain && listed == Some(&resource.version()) || !is_plain && !differs(self, name) {
+                    equal.extend(lane.kind.is_referred_to().then(|| name.clone()));
+                } else {
+                    unequal.push((name.clone(), Why::Differs));
+                }
             }
-            let gone = initial.keys().filter(|name| table.live(lane.kind, name).is_none());
-            unequal.extend(gone.map(|name| (name.clone(), Why::Differs)));
+            if known < initial.len() {
+                let gone = initial.keys().filter(|name| table.live(lane.kind, name).is_none());
+                unequal.extend(gone.map(|name| (name.clone(), Why::Differs)));
+            }
         }
         for (name, why) in unequal {
             self.owed_no_more(lane.kind, &name);

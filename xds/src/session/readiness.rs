@@ -56,6 +56,11 @@ impl Session {
     }
 
     /// The resource as this stream sees it.
+    /// Whether what this client is told of a kind differs from what is in the table.
+    pub(super) fn has_its_own(&self, kind: Kind) -> bool {
+        kind == Kind::Endpoints || self.tailor.as_ref().is_some_and(|tailor| tailor.kinds.contains(&kind))
+    }
+
     pub(super) fn current(&self, kind: Kind, name: &Name, table: &Table) -> Option<Arc<Resource>> {
         match table.live(kind, name) {
             // Envoy that was sent a cluster and lost the stream before its endpoints is still warming it, and lists the
