@@ -2,7 +2,6 @@
 //!
 //! Not here: rules (they are in `session`) and protobufs (they are in `wire`).
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -95,8 +94,8 @@ pub enum Ask {
     Delta {
         subscribe: Vec<Name>,
         unsubscribe: Vec<Name>,
-        /// What the client has from before.
-        initial: HashMap<Name, Version>,
+        /// What the client has from before. Of a name that is there twice the last counts.
+        initial: Vec<(Name, Version)>,
     },
 }
 

@@ -10,7 +10,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::message::VersionInfo;
-use crate::resource::{Change, Key, Kind, Name, Resource, Revision, Visibility};
+use xxhash_rust::xxh64::xxh64;
+
+use crate::resource::{Change, Key, Kind, Name, Resource, Revision, Version, Visibility};
 
 /// Tombstones of one kind that streams may keep alive by not reading on. A stream behind that is told to start again
 /// (it lists what it has when it reconnects), so one stuck client costs at most this many names.
@@ -43,6 +45,11 @@ impl Entry {
             State::Gone(visibility) => *visibility,
         }
     }
+
+    /// By a wildcard.
+    fn is_seen(&self) -> bool {
+        matches!(&self.state, State::Live(resource) if resource.visibility() == Visibility::Wildcard)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -55,8 +62,29 @@ struct Log {
     head_name: Option<Arc<str>>,
     /// A cursor below this may have missed a removal.
     floor: Revision,
+    /// What a wildcard sees.
+    seen: Seen,
     /// What streams that begin are being told. It goes with the last of them.
     first_answer: Mutex<Option<Weak<[Arc<Resource>]>>>,
+}
+
+/// A number of resources, and a sum over them that others do not have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Seen {
+    count: usize,
+    sum: u64,
+}
+
+impl Seen {
+    fn add(&mut self, revision: Revision) {
+        self.count += 1;
+        self.sum = self.sum.wrapping_add(xxh64(&revision.0.to_le_bytes(), 0));
+    }
+
+    fn remove(&mut self, revision: Revision) {
+        self.count -= 1;
+        self.sum = self.sum.wrapping_sub(xxh64(&revision.0.to_le_bytes(), 0));
+    }
 }
 
 #[derive(Debug, Default)]
@@ -153,6 +181,23 @@ impl Table {
         Ok(self.revision)
     }
 
+    /// Whether these are all that a wildcard sees of a kind, each as it is now. Costs a look at each of them, and nothing for
+    /// what they are not.
+    pub(crate) fn is_all(&self, kind: Kind, listed: &[(Name, Version)]) -> bool {
+        let log = self.log(kind);
+        let mut seen = Seen::default();
+        // A name that is listed twice is in the sum twice.
+        let are_ours = listed.len() == log.seen.count
+            && listed.iter().all(|(name, version)| {
+                let entry = log.entries.get(name).filter(|entry| entry.is_seen());
+                entry.is_some_and(|entry| {
+                    seen.add(entry.revision);
+                    matches!(&entry.state, State::Live(resource) if resource.version() == *version)
+                })
+            });
+        are_ours && seen == log.seen
+    }
+
     /// The list that other streams have as their first answer, if that is the same; else this one becomes it.
     pub(crate) fn share(&self, kind: Kind, resources: Vec<Arc<Resource>>) -> Arc<[Arc<Resource>]> {
         let mut first_answer = self.log(kind).first_answer.lock().unwrap_or_else(PoisonError::into_inner);
@@ -246,6 +291,9 @@ impl Table {
         let old = log.entries.remove(&key.name);
         let visibility = old.as_ref().map_or(Visibility::Wildcard, Entry::visibility);
         if let Some(old) = old {
+            if old.is_seen() {
+                log.seen.remove(old.revision);
+            }
             log.order.remove(&old.revision);
             log.tombstones.remove(&old.revision);
             if let State::Live(resource) = old.state {
@@ -267,8 +315,12 @@ impl Table {
                 State::Gone(visibility)
             }
         };
+        let entry = Entry { revision, state };
+        if entry.is_seen() {
+            log.seen.add(revision);
+        }
         log.order.insert(revision, key.name.clone());
-        log.entries.insert(key.name, Entry { revision, state });
+        log.entries.insert(key.name, entry);
     }
 }
 
@@ -351,5 +403,33 @@ mod tests {
         table.forget(Kind::Cluster, Revision::ZERO);
         assert!(table.is_behind(Kind::Cluster, Revision(1)));
         assert!(!table.is_behind(Kind::Cluster, Revision(2)));
+    }
+
+    #[test]
+    fn a_list_is_all_only_if_it_has_each_once_and_as_it_is_now() {
+        let mut table = Table::new();
+        let put = |name: &str, body: &str| Change::Put(resource(Kind::ScopedRoute, name, body));
+        let hidden = resource(Kind::ScopedRoute, "hidden", "1").named_only();
+        table.apply(vec![put("a", "1"), put("b", "1"), put("c", "1"), Change::Put(hidden)]).unwrap();
+        table.apply(vec![put("a", "2"), Change::Remove(Key::new(Kind::ScopedRoute, "c"))]).unwrap();
+        let is_all = |table: &Table, listed: &[(&str, &str)]| {
+            let listed = listed.iter().map(|(name, body)| (Name::from(*name), Version::of(body.as_bytes())));
+            table.is_all(Kind::ScopedRoute, &listed.collect::<Vec<_>>())
+        };
+        assert!(is_all(&table, &[("b", "1"), ("a", "2")]));
+        let others: [&[(&str, &str)]; 7] = [
+            &[],
+            &[("a", "2")],
+            &[("a", "2"), ("a", "2")],
+            &[("a", "1"), ("b", "1")],
+            &[("a", "2"), ("c", "1")],
+            &[("a", "2"), ("hidden", "1")],
+            &[("a", "2"), ("b", "1"), ("b", "1")],
+        ];
+        for listed in others {
+            assert!(!is_all(&table, listed), "{listed:?}");
+        }
+        table.apply(vec![put("c", "1")]).unwrap();
+        assert!(is_all(&table, &[("a", "2"), ("b", "1"), ("c", "1")]) && !is_all(&table, &[("b", "1"), ("a", "2")]));
     }
 }

@@ -8,7 +8,7 @@ use super::lane::{Inflight, Lane, Why};
 use super::{Rejection, Session};
 use crate::demand::Wish;
 use crate::message::{Ask, Mode, Request};
-use crate::resource::{Key, Kind, Name, Revision, Visibility};
+use crate::resource::{Key, Kind, Name, Revision, Version, Visibility};
 use crate::subscription::{Moves, TooManyNames};
 use crate::table::Table;
 use crate::time::Time;
@@ -35,11 +35,11 @@ impl Session {
         }
         // Delta: a stale nonce says nothing about the subscriptions, they count all the same.
         let (moves, initial) = match request.ask {
-            Ask::Sotw { names } => (lane.interest.sotw(names)?, HashMap::new()),
+            Ask::Sotw { names } => (lane.interest.sotw(names)?, Vec::new()),
             Ask::Delta { subscribe, unsubscribe, initial } => (lane.interest.delta(subscribe, unsubscribe)?, initial),
         };
         self.wish(lane, &moves, now);
-        let initial = if first { initial } else { HashMap::new() };
+        let initial = if first { initial } else { Vec::new() };
         if !initial.is_empty() {
             self.resumed_at.get_or_insert(now);
         }
@@ -60,6 +60,12 @@ impl Session {
             lane.answer_owed = true;
         }
         lane.answer_owed |= lane.is_full_state(self.mode) && !moves.asked.is_empty();
+        // An Envoy that comes back has very much, and nearly always nothing has changed.
+        let is_plain = !lane.kind.is_referred_to() && !self.has_its_own(lane.kind);
+        if moves.wildcard_began && moves.asked.is_empty() && is_plain && table.is_all(lane.kind, &initial) {
+            return Ok(());
+        }
+        let initial: HashMap<Name, Version> = initial.into_iter().collect();
         let differs = |session: &Self, name: &Name| match initial.get(name) {
             Some(listed) => session.current(lane.kind, name, table).map(|resource| resource.version()) != Some(*listed),
             None => true,
@@ -71,24 +77,14 @@ impl Session {
             if differs(self, &name) { unequal.push((name, why)) } else { equal.push(name) }
         }
         if moves.wildcard_began && !initial.is_empty() {
-            // Listed by the client or in our table, or both. There may be very many, and nearly all are as they were.
+            // Listed by the client or in our table, or both.
             let ours = table.iter(lane.kind).filter(|resource| resource.visibility() == Visibility::Wildcard);
-            let is_plain = !self.has_its_own(lane.kind);
-            let mut known = 0;
             for resource in ours {
-                let name = resource.name();
-                let listed = initial.get(name);
-                known += usize::from(listed.is_some());
-                if is_plain && listed == Some(&resource.version()) || !is_plain && !differs(self, name) {
-                    equal.extend(lane.kind.is_referred_to().then(|| name.clone()));
-                } else {
-                    unequal.push((name.clone(), Why::Differs));
-                }
+                let name = resource.name().clone();
+                if differs(self, &name) { unequal.push((name, Why::Differs)) } else { equal.push(name) }
             }
-            if known < initial.len() {
-                let gone = initial.keys().filter(|name| table.live(lane.kind, name).is_none());
-                unequal.extend(gone.map(|name| (name.clone(), Why::Differs)));
-            }
+            let gone = initial.keys().filter(|name| table.live(lane.kind, name).is_none());
+            unequal.extend(gone.map(|name| (name.clone(), Why::Differs)));
         }
         for (name, why) in unequal {
             self.owed_no_more(lane.kind, &name);

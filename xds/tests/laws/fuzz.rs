@@ -1,7 +1,7 @@
 //! Clients that say anything in any order: requests of every kind with known, unknown, empty and star names, ACKs, NACKs and
 //! nonces of nobody. The session never panics and keeps to what every client may rely on.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -124,9 +124,9 @@ fn run(mode: Mode, steps: Vec<Step>) {
                     watch.may_be_wild.insert(kind);
                 }
                 watch.named.entry(kind).or_default().extend(names.iter().cloned());
-                let initial: HashMap<Name, Version> =
+                let initial: Vec<(Name, Version)> =
                     has.into_iter().map(|(index, body)| (name(index), Version::of(&[body]))).collect();
-                watch.named.entry(kind).or_default().extend(initial.keys().cloned());
+                watch.named.entry(kind).or_default().extend(initial.iter().map(|(name, _)| name.clone()));
                 let ask = match mode {
                     Mode::Sotw => Ask::Sotw { names },
                     Mode::Delta => Ask::Delta {

@@ -1,6 +1,6 @@
 //! A table and one session, driven by hand. Responses are read as text: `Cluster +a +b -c`, names in order.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -105,14 +105,14 @@ impl Peer {
         self.asked.insert(kind, names(list));
         let ask = match self.mode {
             Mode::Sotw => Ask::Sotw { names: names(list) },
-            Mode::Delta => Ask::Delta { subscribe: names(list), unsubscribe: vec![], initial: HashMap::new() },
+            Mode::Delta => Ask::Delta { subscribe: names(list), unsubscribe: vec![], initial: vec![] },
         };
         let nonce = self.last.get(&kind).copied().filter(|_| self.mode == Mode::Sotw);
         self.request(Request { kind, nonce, error: None, ask })
     }
 
     pub fn unsubscribe(&mut self, kind: Kind, list: &[&str]) -> Vec<String> {
-        let ask = Ask::Delta { subscribe: vec![], unsubscribe: names(list), initial: HashMap::new() };
+        let ask = Ask::Delta { subscribe: vec![], unsubscribe: names(list), initial: vec![] };
         self.request(Request { kind, nonce: None, error: None, ask })
     }
 
@@ -143,7 +143,7 @@ impl Peer {
     fn answer(&mut self, kind: Kind, error: Option<String>) -> Vec<String> {
         let ask = match self.mode {
             Mode::Sotw => Ask::Sotw { names: self.asked.get(&kind).cloned().unwrap_or_default() },
-            Mode::Delta => Ask::Delta { subscribe: vec![], unsubscribe: vec![], initial: HashMap::new() },
+            Mode::Delta => Ask::Delta { subscribe: vec![], unsubscribe: vec![], initial: vec![] },
         };
         let nonce = self.last.get(&kind).copied();
         assert!(nonce.is_some(), "nothing of {kind:?} to answer");

@@ -138,7 +138,7 @@ impl World {
         initial: HashMap<Name, Version>,
     ) {
         let ask = match self.mode {
-            Mode::Delta => Ask::Delta { subscribe, unsubscribe, initial },
+            Mode::Delta => Ask::Delta { subscribe, unsubscribe, initial: initial.into_iter().collect() },
             Mode::Sotw => {
                 let names = match kind {
                     Endpoints => self.asked_endpoints.iter().cloned().collect(),
