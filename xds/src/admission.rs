@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::ads::Shared;
 use crate::time::Time;
@@ -14,9 +14,9 @@ pub(crate) enum Admission {
     None,
     /// Others are; it is told when it may.
     Waiting,
-    /// It is, and lets another one go on at this time.
+    /// It is, and lets another one go on when this is dropped, or at this time, whatever its client reads.
     Held {
-        _permit: OwnedSemaphorePermit,
+        _over: oneshot::Sender<()>,
         until: Time,
     },
     /// Its client takes long; others go on, and it does, too.
@@ -37,7 +37,18 @@ impl Admission {
     }
 
     pub fn held(permit: OwnedSemaphorePermit, shared: &Shared) -> Self {
-        Admission::Held { _permit: permit, until: shared.now().after(shared.config.lag_after) }
+        let until = shared.now().after(shared.config.lag_after);
+        let (over, ended) = oneshot::channel::<()>();
+        let timer = tokio::time::sleep_until(shared.instant(until));
+        // A stream whose client does not read is not looked at, and so cannot give it back.
+        tokio::spawn(async move {
+            tokio::select! {
+                () = timer => {}
+                _dropped = ended => {}
+            }
+            drop(permit);
+        });
+        Admission::Held { _over: over, until }
     }
 
     pub fn allows(&self) -> bool {

@@ -208,6 +208,13 @@ impl Gate {
         }
     }
 
+    /// A stream is asking for a kind: from now on what changes of it waits for that stream, too.
+    pub fn asks(&mut self, id: StreamId, kind: Kind) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.progress[kind.index()].get_or_insert(None);
+        }
+    }
+
     /// Begins to wait for a change: `at` is the change of the key, `revision` what the owner knows it by.
     pub fn watch(&mut self, key: Key, at: Revision, revision: Revision, now: Time) {
         self.unwatch(&key);
@@ -283,6 +290,9 @@ impl Gate {
             tracing::warn!(key = %rejection.key, node, "refusals are not read, one was dropped");
             return;
         }
+        if self.muted {
+            return;
+        }
         self.rejections += 1;
         let Rejection { key, version, message } = rejection;
         self.tell(Feedback::Rejected { key, version, node: node.to_owned(), message });
@@ -319,8 +329,8 @@ impl Gate {
             let waits = self.streams.get_mut(&id).map(|stream| std::mem::take(&mut stream.waits));
             self.release(id, waits.unwrap_or_default());
         }
-        self.rejections = 0;
-        let told = self.outbox.drain(..self.outbox.len().min(TOLD_AT_ONCE)).collect();
+        let told: Vec<Feedback> = self.outbox.drain(..self.outbox.len().min(TOLD_AT_ONCE)).collect();
+        self.rejections -= told.iter().filter(|told| matches!(told, Feedback::Rejected { .. })).count();
         // After a start everything is told at once, and never again so much.
         self.outbox.shrink_to(self.outbox.len().max(TOLD_AT_ONCE));
         told
@@ -339,6 +349,7 @@ impl Gate {
     /// Nobody listens any more: feedback is not kept.
     pub fn mute(&mut self) {
         self.muted = true;
+        self.rejections = 0;
         self.outbox.clear();
     }
 

@@ -378,7 +378,14 @@ impl Joined {
     fn step(&mut self, request: Option<Request>, is_ending: bool) -> Result<Vec<Response>, Status> {
         let now = self.shared.now();
         let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
-        let outstanding = self.shared.gate().outstanding(self.id);
+        let outstanding = {
+            let mut gate = self.shared.gate();
+            if let Some(request) = &request {
+                // Before its answer is made: a change that comes meanwhile is not in it.
+                gate.asks(self.id, request.kind);
+            }
+            gate.outstanding(self.id)
+        };
         let (responses, standings, progress) = {
             // Held until the cursors are written down: what was removed since a request was taken in would not be known.
             let table = self.shared.table();

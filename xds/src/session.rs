@@ -226,12 +226,11 @@ impl Session {
         let lanes = self.lanes.iter().flatten();
         lanes
             .flat_map(|lane| {
-                let whole = lane
-                    .whole_since
-                    .filter(|_| lane.inflight.is_none() && self.admitted)
-                    .map(|at| at.after(self.patience));
-                let held = !lane.held.is_empty() && lane.inflight.is_none() && lane.whole_since.is_none();
+                // Nothing is sent before what is in flight is answered, or what is awaited has come.
                 let awaited = lane.awaits_until.filter(|_| lane.inflight.is_none());
+                let is_free = lane.inflight.is_none() && awaited.is_none();
+                let whole = lane.whole_since.filter(|_| is_free && self.admitted).map(|at| at.after(self.patience));
+                let held = is_free && !lane.held.is_empty() && lane.whole_since.is_none();
                 whole.into_iter().chain(held.then_some(lane.retry_at)).chain(awaited)
             })
             .filter(|at| *at != Time::NEVER)

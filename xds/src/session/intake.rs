@@ -38,24 +38,26 @@ impl Session {
             Ask::Sotw { names } => (lane.interest.sotw(names)?, Vec::new()),
             Ask::Delta { subscribe, unsubscribe, initial } => (lane.interest.delta(subscribe, unsubscribe)?, initial),
         };
-        self.wish(lane, &moves, now);
         let initial = if first { initial } else { Vec::new() };
         if !initial.is_empty() {
             self.resumed_at.get_or_insert(now);
         }
-        for name in moves.dropped {
-            lane.forget(&name);
+        for name in &moves.dropped {
+            lane.forget(name);
             if lane.interest.is_wildcard() {
-                lane.pending.insert(name, Why::Asked);
+                lane.pending.insert(name.clone(), Why::Asked);
             } else {
-                self.unuse(lane.kind, &name);
+                self.unuse(lane.kind, name);
             }
         }
+        self.wish(lane, &moves, now);
         if first {
             lane.cursor = table.revision();
         }
         if moves.wildcard_began && initial.is_empty() {
             lane.cursor = Revision::ZERO;
+            // Everything comes again.
+            lane.bisect.clear();
             lane.whole_since = Some(now);
             lane.answer_owed = true;
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use xds::Kind::{Cluster, ScopedRoute};
-use xds::{Change, Feedback, Gate, Key, Kind, Progress, Revision, Standing, StreamId, Table, Time};
+use xds::{Change, Feedback, Gate, Key, Kind, Progress, Rejection, Revision, Standing, StreamId, Table, Time};
 
 use crate::peer::resource;
 
@@ -251,4 +251,30 @@ fn clients_that_reconnect_in_a_loop_are_merged_into_one() {
     assert_eq!(bench.pass(GRACE), [released(revision)]);
     let revision = bench.change("last");
     assert_eq!(bench.told(), [applied(revision), released(revision)]);
+}
+
+#[test]
+fn a_stream_that_is_asking_for_a_kind_holds_the_release_of_what_changes_meanwhile() {
+    let mut bench = Bench::new();
+    bench.gate.connect(ONE, "envoy-0".into());
+    bench.quiet();
+    bench.gate.asks(ONE, ScopedRoute);
+    let revision = bench.change("1");
+    assert_eq!(bench.told(), [applied(revision)]);
+    assert_eq!(bench.applied(ONE, Revision::ZERO), [], "what it has is older");
+    assert_eq!(bench.applied(ONE, revision), [released(revision)]);
+}
+
+#[test]
+fn refusals_are_bounded_however_many_of_them_are_read_in_between() {
+    let mut bench = Bench::new();
+    let mut read = 0;
+    for _ in 0..10 {
+        for _ in 0..5_000 {
+            bench.gate.reject("envoy-0", Rejection { key: key(), version: None, message: "no".into() });
+        }
+        read += bench.told().len();
+    }
+    let left: usize = std::iter::repeat_with(|| bench.told().len()).take_while(|told| *told > 0).sum();
+    assert!(read > 0 && left <= 10_000, "{left} were kept");
 }

@@ -14,6 +14,9 @@ use super::proxyless;
 /// Names that clients may ask for at once: each costs some kilobytes, whether there is such a model or not.
 const NAMES_MAX: usize = 10_000;
 
+/// What a client asks for of each: its listener, and then its cluster.
+const KEYS_OF_NAME: usize = 2;
+
 /// How long a name is kept that nobody asks for: longer than a client takes to come back that has lost its stream.
 const GRACE_MS: u64 = 60_000;
 
@@ -25,7 +28,7 @@ const HOLD_MS: u64 = 30_000;
 const SETTLE_MS: u64 = 200;
 
 /// What the table's server asks about.
-pub(crate) const ON_DEMAND: OnDemand = OnDemand { is: proxyless::is_one, limit: NAMES_MAX };
+pub(crate) const ON_DEMAND: OnDemand = OnDemand { is: proxyless::is_one, limit: KEYS_OF_NAME * NAMES_MAX };
 
 /// A release of a route, told when clients have let go, too.
 pub(super) type Release = (RoutableName, Generation);
