@@ -20,11 +20,10 @@ use http::{HeaderMap, HeaderValue};
 use http_body::{Body, Frame};
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tonic::codec::{Codec, Streaming};
+use tonic::codec::Streaming;
 use tonic::codegen::Service;
 use tonic::server::NamedService;
 use tonic::{Status, body::Body as TonicBody};
-use tonic_prost::ProstCodec;
 
 use crate::admission::Admission;
 use crate::ads::{Begun, Shared, StreamStatus};
@@ -37,7 +36,7 @@ use crate::resource::Kind;
 use crate::rpcs::RPCS;
 use crate::session::{Session, Standing};
 use crate::time::Time;
-use crate::wire::{self, Delta, Sotw, Wire};
+use crate::wire::{self, Delta, Requests, Sotw, Wire};
 
 /// A request at 100,000 models lists as many versions: 1.7 MB. Room for long names and forty times the models.
 const MAX_REQUEST_BYTES: usize = 64 << 20;
@@ -93,8 +92,7 @@ fn answer<W: Wire>(
     if shared.stage().borrow().is_draining() {
         return End::Drain.status().into_http();
     }
-    let decoder = ProstCodec::<(), W::Request>::default().decoder();
-    let requests = Streaming::new_request(decoder, request.into_body(), None, Some(MAX_REQUEST_BYTES));
+    let requests = Streaming::new_request(Requests::new(), request.into_body(), None, Some(MAX_REQUEST_BYTES));
     let (begun, lifetime) = shared.begin();
     let sent = Arc::default();
     let stream = Loop::<W> {
@@ -243,8 +241,9 @@ impl<W: Wire> Loop<W> {
                 Ok(Some(request)) => Some(request),
                 Ok(None) => return None,
                 Err(status) => {
-                    tracing::debug!(%status, "stream ended by its client");
-                    return None;
+                    // The client is gone, or is told what of its request cannot be read.
+                    tracing::debug!(%status, "no more requests");
+                    return Some(Err(status));
                 }
             },
             changed = self.changes.changed() => {

@@ -43,6 +43,9 @@ const MAX_MESSAGE_BYTES: usize = 64 << 20;
 /// How long clients of a server that drains get to take its last words, and to close their connections then.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
+/// What a connection of age gets besides, for the last answers on it.
+const AGED_WITHIN: Duration = Duration::from_secs(30);
+
 /// How long the parts get to end, besides what Envoys get.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 
@@ -212,8 +215,11 @@ fn serve(tasks: &Tasks, what: &'static str, router: tonic::transport::server::Ro
 /// Envoys may be many: at the end they are told to come back by another connection, and their streams end one after the other.
 fn serve_envoys(tasks: &Tasks, ads: Ads, age: Option<Duration>, over: Duration, listener: TcpListener) {
     // The connection is to be left when a stream on it has its age; it ends with its streams.
-    let server = age.into_iter().fold(server(), Server::max_connection_age);
-    let router = { server }.add_routes(ads.routes());
+    let mut server = match age {
+        Some(age) => server().max_connection_age(age).max_connection_age_grace(age / 2 + AGED_WITHIN),
+        None => server(),
+    };
+    let router = server.add_routes(ads.routes());
     let stop = tasks.stop().clone();
     tasks.spawn("grpc", OnError::StopProcess, async move {
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));

@@ -5,6 +5,7 @@
 mod proxyless;
 
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -20,8 +21,12 @@ const FIVE_MINUTES: Duration = Duration::from_secs(300);
 /// How long the calls may take at most: the machine does other things too.
 const AT_MOST: Duration = Duration::from_secs(1_200);
 
-/// Rounds of the first call, by which the others are measured.
+/// Rounds of the first calls, by which the others are measured.
 const TRIAL: i64 = 50_000;
+const TRIALS: usize = 3;
+
+/// The scenarios measure or load the machine, so they have it one after the other.
+static MACHINE: Mutex<()> = Mutex::new(());
 
 /// Time for the first load and answer.
 const SOON: Duration = Duration::from_secs(30);
@@ -56,11 +61,16 @@ async fn over_grpc(stack: &Stack, rounds: i64) -> Result<Duration> {
 
 #[test]
 fn a_call_of_more_than_five_minutes_succeeds_over_rest_and_grpc() {
+    let _alone = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
     scenario("long calls", Shape::default(), async |stack| {
         let control = stack.control();
         control.declare(&Model::new("slow", &sample("slow")).replicas(2)).await?;
         control.serves("slow", 2, SOON).await?;
-        let trial = over_rest(stack, TRIAL).await.context("the trial")?;
+        // The fastest: whatever else the machine did then, it may not do later.
+        let mut trial = AT_MOST;
+        for _ in 0..TRIALS {
+            trial = trial.min(over_rest(stack, TRIAL).await.context("a trial")?);
+        }
         let rounds = LONG.as_secs_f64() / trial.as_secs_f64() * TRIAL as f64;
         let rounds = rounds as i64;
         println!("long calls: {TRIAL} rounds take {trial:?}, so {rounds} rounds are asked for");
@@ -75,6 +85,7 @@ fn a_call_of_more_than_five_minutes_succeeds_over_rest_and_grpc() {
 
 #[test]
 fn grpc_go_is_its_own_envoy_and_no_call_fails() {
+    let _alone = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
     scenario("proxyless grpc-go", Shape::default(), async |stack| {
         let program = tokio::task::spawn_blocking(|| go::program("grpc-client")).await??;
         proxyless::holds(stack, || Command::new(&program)).await

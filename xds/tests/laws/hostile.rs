@@ -156,3 +156,18 @@ async fn a_client_that_reconnects_in_a_loop_leaves_nothing_behind() {
     let heard = async { while feedback.recv().await.expect("open") != released {} };
     tokio::time::timeout(DEADLINE, heard).await.expect("released in time");
 }
+
+#[tokio::test]
+async fn a_request_of_very_many_empty_names_is_refused_before_it_costs_memory() {
+    let (_ads, _feedback, address) = world(DEADLINE).await;
+    let resource_names_subscribe = vec![String::new(); 1_000_001];
+    let first = DeltaDiscoveryRequest { node: node("many"), resource_names_subscribe, ..delta(Kind::Route, "") };
+    let (requests, outgoing) = mpsc::channel(1);
+    requests.send(first).await.unwrap();
+    let mut client = client(address).await;
+    let mut responses = client.delta_aggregated_resources(ReceiverStream::new(outgoing)).await.unwrap().into_inner();
+    let ended = tokio::time::timeout(DEADLINE, responses.message()).await.expect("in time");
+    let status = ended.expect_err("the end");
+    assert_eq!(status.code(), tonic::Code::ResourceExhausted, "{status}");
+    assert!(status.message().contains("1000000"), "{status}");
+}
