@@ -66,7 +66,7 @@ async fn cold(shape: Shape, models: usize, old: SocketAddr, size: Size) -> Resul
         memory.push(resident(pid)?.0);
         received.push(seat.received().await?);
 
-        // Everything that this process does meanwhile is the server's work.
+        // What this process does meanwhile is the server's work, and a look every few milliseconds whether it is done.
         mesh.restart_server().await?;
         let (of_server, of_client) = (processor_time(std::process::id())?, processor_time(pid)?);
         mesh.open().await?;
