@@ -331,8 +331,11 @@ impl Gate {
         }
         let told: Vec<Feedback> = self.outbox.drain(..self.outbox.len().min(TOLD_AT_ONCE)).collect();
         self.rejections -= told.iter().filter(|told| matches!(told, Feedback::Rejected { .. })).count();
-        // After a start everything is told at once, and never again so much.
-        self.outbox.shrink_to(self.outbox.len().max(TOLD_AT_ONCE));
+        // After a start everything is told at once, and never again so much. What is left is moved each time.
+        let kept = self.outbox.len().max(TOLD_AT_ONCE);
+        if self.outbox.capacity() / 4 > kept {
+            self.outbox.shrink_to(kept);
+        }
         told
     }
 

@@ -160,6 +160,11 @@ impl Version {
         Version(xxh64(&self.0.to_be_bytes(), other.0))
     }
 
+    /// A hash of a name with this version.
+    pub(crate) fn of_name(self, name: &Name) -> u64 {
+        xxh64(name.as_str().as_bytes(), self.0)
+    }
+
     /// The version with that text: what a client lists, or an owner gives.
     #[must_use]
     pub fn parse(text: &str) -> Self {

@@ -10,8 +10,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::message::VersionInfo;
-use xxhash_rust::xxh64::xxh64;
-
 use crate::resource::{Change, Key, Kind, Name, Resource, Revision, Version, Visibility};
 
 /// Tombstones of one kind that streams may keep alive by not reading on. A stream behind that is told to start again
@@ -46,9 +44,12 @@ impl Entry {
         }
     }
 
-    /// By a wildcard.
-    fn is_seen(&self) -> bool {
-        matches!(&self.state, State::Live(resource) if resource.visibility() == Visibility::Wildcard)
+    /// What a wildcard sees of it.
+    fn seen(&self) -> Option<&Resource> {
+        match &self.state {
+            State::Live(resource) if resource.visibility() == Visibility::Wildcard => Some(resource),
+            State::Live(_) | State::Gone(_) => None,
+        }
     }
 }
 
@@ -68,7 +69,8 @@ struct Log {
     first_answer: Mutex<Option<Weak<[Arc<Resource>]>>>,
 }
 
-/// A number of resources, and a sum over them that others do not have.
+/// A number of resources, and the sum of a hash of each: two sets of the same are the same, as far as a version says so of a
+/// body.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Seen {
     count: usize,
@@ -76,14 +78,14 @@ struct Seen {
 }
 
 impl Seen {
-    fn add(&mut self, revision: Revision) {
+    fn add(&mut self, name: &Name, version: Version) {
         self.count += 1;
-        self.sum = self.sum.wrapping_add(xxh64(&revision.0.to_le_bytes(), 0));
+        self.sum = self.sum.wrapping_add(version.of_name(name));
     }
 
-    fn remove(&mut self, revision: Revision) {
+    fn remove(&mut self, name: &Name, version: Version) {
         self.count -= 1;
-        self.sum = self.sum.wrapping_sub(xxh64(&revision.0.to_le_bytes(), 0));
+        self.sum = self.sum.wrapping_sub(version.of_name(name));
     }
 }
 
@@ -181,21 +183,13 @@ impl Table {
         Ok(self.revision)
     }
 
-    /// Whether these are all that a wildcard sees of a kind, each as it is now. Costs a look at each of them, and nothing for
-    /// what they are not.
+    /// Whether these are all that a wildcard sees of a kind, each as it is now. Costs a hash of each, and no look at the table.
     pub(crate) fn is_all(&self, kind: Kind, listed: &[(Name, Version)]) -> bool {
-        let log = self.log(kind);
         let mut seen = Seen::default();
-        // A name that is listed twice is in the sum twice.
-        let are_ours = listed.len() == log.seen.count
-            && listed.iter().all(|(name, version)| {
-                let entry = log.entries.get(name).filter(|entry| entry.is_seen());
-                entry.is_some_and(|entry| {
-                    seen.add(entry.revision);
-                    matches!(&entry.state, State::Live(resource) if resource.version() == *version)
-                })
-            });
-        are_ours && seen == log.seen
+        for (name, version) in listed {
+            seen.add(name, *version);
+        }
+        seen == self.log(kind).seen
     }
 
     /// The list that other streams have as their first answer, if that is the same; else this one becomes it.
@@ -291,8 +285,8 @@ impl Table {
         let old = log.entries.remove(&key.name);
         let visibility = old.as_ref().map_or(Visibility::Wildcard, Entry::visibility);
         if let Some(old) = old {
-            if old.is_seen() {
-                log.seen.remove(old.revision);
+            if let Some(resource) = old.seen() {
+                log.seen.remove(&key.name, resource.version());
             }
             log.order.remove(&old.revision);
             log.tombstones.remove(&old.revision);
@@ -316,8 +310,8 @@ impl Table {
             }
         };
         let entry = Entry { revision, state };
-        if entry.is_seen() {
-            log.seen.add(revision);
+        if let Some(resource) = entry.seen() {
+            log.seen.add(&key.name, resource.version());
         }
         log.order.insert(revision, key.name.clone());
         log.entries.insert(key.name, entry);

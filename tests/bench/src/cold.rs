@@ -66,12 +66,11 @@ async fn cold(shape: Shape, models: usize, old: SocketAddr, size: Size) -> Resul
         memory.push(resident(pid)?.0);
         received.push(seat.received().await?);
 
-        // What this process does meanwhile is the server's work, and a look every few milliseconds whether it is done.
         mesh.restart_server().await?;
-        let (of_server, of_client) = (processor_time(std::process::id())?, processor_time(pid)?);
+        let (of_server, of_client) = (mesh.processor_time().await?, processor_time(pid)?);
         mesh.open().await?;
         mesh.synced(1).await?;
-        server.add(processor_time(std::process::id())?.saturating_sub(of_server));
+        server.add(mesh.processor_time().await?.saturating_sub(of_server));
         client.add(processor_time(pid)?.saturating_sub(of_client));
         again.push(mesh.seat()?.received().await?.saturating_sub(*received.last().context("received")?));
         let resources: u64 = mesh.streams().iter().map(|stream| stream.counters.resources).sum();

@@ -1,6 +1,7 @@
 //! Envoys with N models, fed by the real publisher and discovery server in this process.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -12,9 +13,10 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tonic::transport::server::TcpIncoming;
-use xds::{Ads, Config};
+use xds::{Ads, Config, Feedback};
 
 use crate::client::{Connection, Question};
+use crate::process::time_of_threads;
 use crate::program;
 use crate::world::{Shape, World, question, settings};
 
@@ -22,6 +24,8 @@ use crate::world::{Shape, World, question, settings};
 const READY_WITHIN: Duration = Duration::from_secs(120);
 /// How often is looked whether something is there; more often than the figures are precise.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// Longer than a thread works on something without a pause.
+const RESTS_AFTER: Duration = Duration::from_millis(50);
 
 /// An Envoy of a mesh.
 pub(crate) struct Seat {
@@ -36,6 +40,8 @@ pub(crate) struct Seat {
 struct Origin {
     ads: Ads,
     address: SocketAddr,
+    /// The name of its threads.
+    threads: String,
     runtime: Option<Runtime>,
 }
 
@@ -135,6 +141,19 @@ impl Mesh {
         self.origin.open().await
     }
 
+    /// Processor time of the server alone, without the publisher and whatever else is in this process, when it has nothing
+    /// more to do: the kernel counts what a thread does when it rests.
+    pub(crate) async fn processor_time(&self) -> Result<Duration> {
+        let mut time = time_of_threads(&self.origin.threads)?;
+        loop {
+            tokio::time::sleep(RESTS_AFTER).await;
+            let before = std::mem::replace(&mut time, time_of_threads(&self.origin.threads)?);
+            if before == time {
+                return Ok(time);
+            }
+        }
+    }
+
     pub(crate) fn streams(&self) -> Vec<xds::StreamStatus> {
         self.origin.ads.streams()
     }
@@ -186,23 +205,31 @@ impl Seat {
 }
 
 impl Origin {
-    /// Publishes the whole world, and does not listen yet.
+    /// Publishes the whole world and is told that it is released, and does not listen yet.
     async fn start(world: &mut World, address: SocketAddr) -> Result<Origin> {
         let publication = world.whole()?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+        // Those of an earlier one may end later.
+        static STARTED: AtomicUsize = AtomicUsize::new(0);
+        let threads = format!("xds-{}", STARTED.fetch_add(1, Ordering::Relaxed));
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        let runtime = builder.thread_name(&threads).enable_all().build().context("start the runtime")?;
         let tailor = Some(tailor(world.settings()));
         let ads = runtime.spawn(async move {
             let grace = Duration::from_secs(1);
             let config = Config { lag_after: READY_WITHIN, drain_grace: grace, tailor, ..Config::default() };
-            let (ads, mut feedback) = Ads::new(config);
-            tokio::spawn(async move { while feedback.recv().await.is_some() {} });
-            ads
+            Ads::new(config)
         });
-        let ads = ads.await.context("start the server")?;
+        let (ads, mut feedback) = ads.await.context("start the server")?;
+        let mut unreleased = publication.gated.len();
         let revision = ads.publish(publication.changes, publication.gated).context("publish")?;
         world.published(revision);
         ads.open(false);
-        Ok(Origin { ads, address, runtime: Some(runtime) })
+        while unreleased > 0 {
+            let told = feedback.recv().await.context("the server tells what it releases")?;
+            unreleased -= usize::from(matches!(told, Feedback::Released { .. }));
+        }
+        runtime.spawn(async move { while feedback.recv().await.is_some() {} });
+        Ok(Origin { ads, address, threads, runtime: Some(runtime) })
     }
 
     async fn open(&self) -> Result<()> {

@@ -9,9 +9,24 @@ use rustix::process::{Pid, Signal, kill_process};
 /// Processor time of all threads that live. (`stat` would add those that ended, in steps of 10 ms; threads of the
 /// processes we ask for do not end.)
 pub(crate) fn processor_time(pid: u32) -> Result<Duration> {
+    threads_time(pid, |_| true)
+}
+
+/// The same of this process's threads of one name.
+pub(crate) fn time_of_threads(name: &str) -> Result<Duration> {
+    threads_time(std::process::id(), |thread| thread == name)
+}
+
+fn threads_time(pid: u32, counts: impl Fn(&str) -> bool) -> Result<Duration> {
     let mut total = Duration::ZERO;
     for thread in fs::read_dir(format!("/proc/{pid}/task")).with_context(|| format!("find process {pid}"))? {
-        let text = fs::read_to_string(thread?.path().join("schedstat")).context("read schedstat")?;
+        let folder = thread?.path();
+        // A thread of another name may end while we look.
+        let Ok(name) = fs::read_to_string(folder.join("comm")) else { continue };
+        if !counts(name.trim_end()) {
+            continue;
+        }
+        let text = fs::read_to_string(folder.join("schedstat")).context("read schedstat")?;
         let nanoseconds = text.split_whitespace().next().and_then(|word| word.parse().ok());
         total += Duration::from_nanos(nanoseconds.context("schedstat begins with a number")?);
     }
