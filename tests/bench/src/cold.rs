@@ -2,7 +2,7 @@
 //! long several take for one change; against a linear list and a cluster for each model.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
@@ -18,6 +18,8 @@ const OLD: &str = "old";
 const NEW: &str = "new";
 /// Placement sets that the models share.
 const SETS: usize = 20;
+/// An Envoy gives back each second what it does not need any more.
+const GIVEN_BACK_AFTER: Duration = Duration::from_secs(5);
 /// Envoys that are fed at once.
 const FLEET: usize = 8;
 
@@ -28,6 +30,7 @@ pub(crate) async fn run(size: Size) -> Result<()> {
         "models",
         "serves the last after s",
         "resident MB (MiB)",
+        "a moment later",
         "received MB",
         "back after a restart of the server: bytes, all framing",
         "CPU of the server ms",
@@ -44,7 +47,7 @@ pub(crate) async fn run(size: Size) -> Result<()> {
         table.row(cold(shape, models, old, size).await?);
     }
     table.print();
-    println!("\n{SETS} placement sets; time, memory and the return are medians of {} Envoys.", rounds(size));
+    println!("\n{SETS} placement sets; time, memory and the return are medians of {} Envoys. A moment is 5 s.", rounds(size));
     fleet(size, old, new).await
 }
 
@@ -53,8 +56,9 @@ fn rounds(size: Size) -> usize {
 }
 
 /// One row.
-async fn cold(shape: Shape, models: usize, old: SocketAddr, size: Size) -> Result<[String; 8]> {
-    let (mut times, mut memory, mut received) = (Times::default(), Vec::new(), Vec::new());
+async fn cold(shape: Shape, models: usize, old: SocketAddr, size: Size) -> Result<[String; 9]> {
+    let (mut times, mut received) = (Times::default(), Vec::new());
+    let (mut memory, mut later) = (Vec::new(), Vec::new());
     let (mut again, mut server, mut client) = (Vec::new(), Times::default(), Times::default());
     for _ in 0..rounds(size) {
         let mut mesh = Mesh::serve(shape, models, SETS, old).await?;
@@ -65,6 +69,8 @@ async fn cold(shape: Shape, models: usize, old: SocketAddr, size: Size) -> Resul
         let pid = seat.pid()?;
         memory.push(resident(pid)?.0);
         received.push(seat.received().await?);
+        tokio::time::sleep(GIVEN_BACK_AFTER).await;
+        later.push(resident(pid)?.0);
 
         mesh.restart_server().await?;
         let (of_server, of_client) = (mesh.processor_time().await?, processor_time(pid)?);
@@ -78,7 +84,7 @@ async fn cold(shape: Shape, models: usize, old: SocketAddr, size: Size) -> Resul
         ensure!(shape == Shape::Clusters || resources == 0, "{resources} resources were sent again");
         mesh.stop().await?;
     }
-    for numbers in [&mut memory, &mut received, &mut again] {
+    for numbers in [&mut memory, &mut later, &mut received, &mut again] {
         numbers.sort_unstable();
     }
     let middle = |numbers: &[u64]| numbers.get(numbers.len() / 2).copied().context("a measure");
@@ -86,12 +92,17 @@ async fn cold(shape: Shape, models: usize, old: SocketAddr, size: Size) -> Resul
         shape.name().to_owned(),
         models.to_string(),
         format!("{:.2}", times.median().as_secs_f64()),
-        format!("{} ({})", mega(middle(&memory)?), middle(&memory)? >> 20),
+        with_mebi(middle(&memory)?),
+        with_mebi(middle(&later)?),
         mega(middle(&received)?),
         middle(&again)?.to_string(),
         milliseconds(server.median()),
         milliseconds(client.median()),
     ])
+}
+
+fn with_mebi(bytes: u64) -> String {
+    format!("{} ({})", mega(bytes), bytes >> 20)
 }
 
 /// Several Envoys on one server: all begin at once, then each change is waited for on all of them.
