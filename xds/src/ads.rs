@@ -113,7 +113,9 @@ impl Ads {
         let wake = Arc::new(Notify::new());
         let shared = Arc::new(Shared {
             gate: Mutex::new(Gate::new(config.lag_after, config.drain_grace)),
-            demand: Mutex::new(Demand::new(config.on_demand.map_or(0, |on_demand| on_demand.limit))),
+            demand: Mutex::new(
+                config.on_demand.map_or(Demand::new(0, 0), |wanted| Demand::new(wanted.limit, wanted.limit_of_stream)),
+            ),
             admission: Arc::new(Semaphore::new(config.first_answers.max(1))),
             config,
             table: RwLock::new(Table::new()),

@@ -2,16 +2,14 @@
 //!
 //! The owner is told when the first stream asks for a name and when the last one has stopped. What came and went before
 //! it was told is not told, so what waits to be told is bounded by the limit, however fast clients change their minds.
+//! Who was turned away asks again when it steps next, which is soon (`service`).
 //!
 //! Not here: what is made of a name, and what a stream is told until then (the rule *awaited* of `session`).
 
 use std::collections::{BTreeSet, HashMap};
 
 use crate::gate::{Feedback, StreamId};
-use crate::resource::{Key, Kind};
-
-/// Longest name that the owner is asked for: names that people give are a quarter of it.
-const NAME_MAX: usize = 1_024;
+use crate::resource::{Key, Kind, Name};
 
 /// Resources that the owner makes when a client asks for them by name, and takes away when nobody does any more.
 ///
@@ -25,8 +23,19 @@ const NAME_MAX: usize = 1_024;
 pub struct OnDemand {
     /// Whether a name of a kind could be one. Called once for each name that is asked for.
     pub is: fn(Kind, &str) -> bool,
-    /// So many names are wanted at once at most, whatever clients ask for; what is beyond does not exist.
+    /// So many names are wanted at once at most, whatever clients ask for; what is beyond does not exist, until there is room.
     pub limit: usize,
+    /// So many of them by one stream, so that no client takes all.
+    pub limit_of_stream: usize,
+}
+
+impl OnDemand {
+    /// Longest name that the owner is asked for: names that people give are a quarter of it.
+    pub const NAME_BYTES_MAX: usize = 1_024;
+
+    pub(crate) fn makes(&self, kind: Kind, name: &Name) -> bool {
+        name.as_str().len() <= Self::NAME_BYTES_MAX && (self.is)(kind, name.as_str())
+    }
 }
 
 /// A client began or ceased to ask for a name.
@@ -36,40 +45,51 @@ pub enum Wish {
     Dropped(Key),
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Demand {
     limit: usize,
+    limit_of_stream: usize,
     wanted: HashMap<Key, BTreeSet<StreamId>>,
+    /// How many of them each stream asks for.
+    shares: HashMap<StreamId, usize>,
     /// What the owner takes to be wanted.
     told: BTreeSet<Key>,
     /// What the owner was not told yet: in one of `wanted` and `told` and not in the other.
     untold: BTreeSet<Key>,
-    /// Streams with names beyond the limit.
+    /// Streams with names beyond a limit.
     turned_away: BTreeSet<StreamId>,
 }
 
 impl Demand {
     #[must_use]
-    pub fn new(limit: usize) -> Self {
-        Demand { limit, ..Demand::default() }
+    pub fn new(limit: usize, limit_of_stream: usize) -> Self {
+        Demand {
+            limit,
+            limit_of_stream,
+            wanted: HashMap::new(),
+            shares: HashMap::new(),
+            told: BTreeSet::new(),
+            untold: BTreeSet::new(),
+            turned_away: BTreeSet::new(),
+        }
     }
 
-    /// A stream asks for a name. False: it is beyond the limit.
+    /// A stream asks for a name. False: it is beyond a limit.
     pub fn ask(&mut self, id: StreamId, key: &Key) -> bool {
-        if let Some(streams) = self.wanted.get_mut(key) {
-            streams.insert(id);
-            return true;
-        }
-        if key.name.as_str().len() > NAME_MAX {
-            return false;
-        }
-        if self.wanted.len() >= self.limit {
+        let is_wanted = match self.wanted.get(key) {
+            Some(streams) if streams.contains(&id) => return true,
+            Some(_) => true,
+            None => false,
+        };
+        if !self.has_share(id) || !(is_wanted || self.has_room()) {
             if self.turned_away.insert(id) {
-                tracing::warn!(stream = id.0, %key, limit = self.limit, "too many names are asked for, this one does not exist");
+                let (limit, of_stream) = (self.limit, self.limit_of_stream);
+                tracing::warn!(stream = id.0, %key, limit, of_stream, "too many names are asked for, this one does not exist");
             }
             return false;
         }
-        self.wanted.insert(key.clone(), BTreeSet::from([id]));
+        self.wanted.entry(key.clone()).or_default().insert(id);
+        *self.shares.entry(id).or_default() += 1;
         self.note(key);
         true
     }
@@ -77,24 +97,46 @@ impl Demand {
     /// A stream asks for a name no more.
     pub fn cease(&mut self, id: StreamId, key: &Key) {
         let Some(streams) = self.wanted.get_mut(key) else { return };
-        streams.remove(&id);
+        if !streams.remove(&id) {
+            return;
+        }
         if streams.is_empty() {
             self.wanted.remove(key);
             self.note(key);
         }
+        if let Some(share) = self.shares.get_mut(&id) {
+            *share -= 1;
+            if *share == 0 {
+                self.shares.remove(&id);
+            }
+        }
     }
 
     /// A stream is gone; these are the names it had.
-    pub fn leave(&mut self, id: StreamId, keys: &[Key]) {
+    pub fn leave(&mut self, id: StreamId, keys: impl Iterator<Item = Key>) {
         for key in keys {
-            self.cease(id, key);
+            self.cease(id, &key);
         }
         self.turned_away.remove(&id);
     }
 
-    /// Whether a stream that was turned away may ask for all of its names again. True once.
+    /// Whether a stream was turned away and has not been readmitted.
+    #[must_use]
+    pub fn is_turned_away(&self, id: StreamId) -> bool {
+        self.turned_away.contains(&id)
+    }
+
+    /// Whether a stream that was turned away may ask for its names again. True once.
     pub fn readmits(&mut self, id: StreamId) -> bool {
-        self.wanted.len() < self.limit && self.turned_away.remove(&id)
+        self.has_room() && self.has_share(id) && self.turned_away.remove(&id)
+    }
+
+    fn has_room(&self) -> bool {
+        self.wanted.len() < self.limit
+    }
+
+    fn has_share(&self, id: StreamId) -> bool {
+        self.shares.get(&id).copied().unwrap_or(0) < self.limit_of_stream
     }
 
     /// What the owner has to be told, once.
@@ -142,18 +184,18 @@ mod tests {
 
     #[test]
     fn the_first_stream_and_the_last_one_count() {
-        let mut demand = Demand::new(10);
+        let mut demand = Demand::new(10, 10);
         assert!(demand.ask(A, &key("iris")) && demand.ask(B, &key("iris")) && demand.ask(A, &key("iris")));
         assert_eq!(demand.poll(), [wanted("iris")]);
         demand.cease(A, &key("iris"));
         assert_eq!(demand.poll(), []);
-        demand.leave(B, &[key("iris")]);
+        demand.leave(B, [key("iris")].into_iter());
         assert_eq!(demand.poll(), [unwanted("iris")]);
     }
 
     #[test]
     fn what_came_and_went_before_it_was_told_is_not_told() {
-        let mut demand = Demand::new(10);
+        let mut demand = Demand::new(10, 10);
         for name in ["a", "b", "c"] {
             demand.ask(A, &key(name));
             demand.cease(A, &key(name));
@@ -170,25 +212,38 @@ mod tests {
 
     #[test]
     fn what_is_beyond_the_limit_comes_when_there_is_room() {
-        let mut demand = Demand::new(1);
+        let mut demand = Demand::new(1, 1);
         assert!(demand.ask(A, &key("iris")));
         assert!(!demand.ask(B, &key("wine")) && demand.ask(B, &key("iris")));
         assert!(!demand.readmits(B));
         assert_eq!(demand.poll(), [wanted("iris")]);
-        demand.leave(A, &[key("iris")]);
+        demand.leave(A, [key("iris")].into_iter());
         assert!(!demand.readmits(B), "B still asks for iris");
         demand.cease(B, &key("iris"));
         assert!(demand.readmits(B) && !demand.readmits(B) && !demand.readmits(A));
         assert!(demand.ask(B, &key("wine")));
         assert_eq!(demand.poll(), [unwanted("iris"), wanted("wine")]);
-        demand.leave(B, &[key("wine")]);
+        demand.leave(B, [key("wine")].into_iter());
         assert_eq!(demand.poll(), [unwanted("wine")]);
     }
 
     #[test]
-    fn a_name_that_nobody_gives_does_not_exist() {
-        let mut demand = Demand::new(10);
-        assert!(!demand.ask(A, &key(&"n".repeat(NAME_MAX + 1))));
-        assert!(demand.ask(A, &key(&"n".repeat(NAME_MAX))));
+    fn one_stream_does_not_take_all() {
+        let mut demand = Demand::new(4, 2);
+        let names = |prefix: &str| (0..3).map(|number| key(&format!("{prefix}-{number}"))).collect::<Vec<_>>();
+        let (of_a, of_b) = (names("a"), names("b"));
+        let asked = |demand: &mut Demand, id, keys: &[Key]| keys.iter().filter(|key| demand.ask(id, key)).count();
+        assert_eq!(asked(&mut demand, A, &of_a), 2);
+        assert_eq!(asked(&mut demand, A, &of_a), 2, "what it has costs nothing more");
+        assert!(demand.is_turned_away(A) && !demand.readmits(A), "there is room, but not for it");
+        assert_eq!(asked(&mut demand, B, &of_b), 2);
+        demand.cease(A, &of_a[2]);
+        assert!(!demand.readmits(A), "that it did not have");
+        demand.cease(A, &of_a[0]);
+        assert!(demand.readmits(A) && !demand.is_turned_away(A));
+        assert!(demand.ask(A, &of_b[0]), "what others ask for counts, too");
+        assert!(!demand.ask(A, &of_a[2]));
+        demand.leave(A, of_a.into_iter().chain(of_b));
+        assert!(demand.shares.len() == 1 && !demand.is_turned_away(A));
     }
 }

@@ -18,7 +18,8 @@
 //! - *awaited*: a name that is made on demand is not said to be missing, and nothing else of its kind is said, until it
 //!   is in the table, was declined, or `patience` passed since it was asked for: a client that came back has it. In SotW
 //!   no answer leaves a name out that was asked for and is held, as long as that: it would be gone.
-//! - *bisect*: a refused response is sent again in halves until the culprit is alone; that one is quarantined.
+//! - *bisect*: a refused response is sent again in parts until the culprit is alone; that one is quarantined. What the
+//!   refusal speaks of is a part by itself and comes last: in SotW what is not in an answer is gone meanwhile.
 
 mod intake;
 mod lane;
@@ -29,7 +30,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::demand::Wish;
+use crate::demand::{OnDemand, Wish};
 use crate::message::{Mode, Node, Nonce, Request, Response, Tailor};
 use crate::resource::{Key, Kind, Name, Resource, Revision, Version, Visibility};
 use crate::subscription::TooManyNames;
@@ -63,7 +64,7 @@ pub struct Session {
     counters: Counters,
     /// First answers may be given.
     admitted: bool,
-    on_demand: Option<fn(Kind, &str) -> bool>,
+    on_demand: Option<OnDemand>,
     wishes: Vec<Wish>,
 }
 
@@ -103,10 +104,10 @@ impl Session {
         }
     }
 
-    /// With resources that are made on demand: those of which `is` says so.
+    /// With resources that are made on demand.
     #[must_use]
-    pub fn on_demand(self, is: fn(Kind, &str) -> bool) -> Self {
-        Session { on_demand: Some(is), ..self }
+    pub fn on_demand(self, on_demand: OnDemand) -> Self {
+        Session { on_demand: Some(on_demand), ..self }
     }
 
     /// What is made on demand and was asked for or dropped since the last call.
@@ -115,15 +116,10 @@ impl Session {
     }
 
     /// Everything that is made on demand and asked for now.
-    #[must_use]
-    pub fn wanted(&self) -> Vec<Key> {
-        let Some(is) = self.on_demand else { return Vec::new() };
-        let keys = |lane: &Lane| {
-            let kind = lane.kind;
-            let names = lane.interest.names().iter().filter(move |name| is(kind, name.as_str()));
-            names.map(move |name| Key { kind, name: name.clone() }).collect::<Vec<_>>()
-        };
-        self.lanes.iter().flatten().flat_map(keys).collect()
+    pub fn wanted(&self) -> impl Iterator<Item = Key> {
+        let lanes = self.lanes.iter().flatten();
+        let all = lanes.flat_map(|lane| lane.interest.names().iter().map(|name| (lane.kind, name)));
+        all.filter(|(kind, name)| self.is_made(*kind, name)).map(|(kind, name)| Key { kind, name: name.clone() })
     }
 
     /// It will not be made.
@@ -256,6 +252,10 @@ impl Session {
             return Standing::Rejected(revision);
         }
         Standing::Applied(revision)
+    }
+
+    fn is_made(&self, kind: Kind, name: &Name) -> bool {
+        self.on_demand.is_some_and(|on_demand| on_demand.makes(kind, name))
     }
 
     fn build(&mut self, lane: &mut Lane, table: &Table, now: Time) -> Result<Option<Response>, Behind> {

@@ -22,6 +22,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// Batches of changes that become one publication.
 const BATCHES_MAX: usize = 100;
 
+/// What the table's server says that is dealt with before changes of routes are looked at again.
+const HEARD_MAX: usize = 1_000;
+
 /// Owner of the table of resources.
 pub(crate) struct Publishing {
     publisher: Publisher,
@@ -73,7 +76,7 @@ impl Publishing {
         mut changes: mpsc::UnboundedReceiver<Vec<RouteChange>>,
         stop: Stop,
     ) -> Result<(), Never> {
-        let mut batches = Vec::new();
+        let (mut batches, mut heard) = (Vec::new(), Vec::new());
         loop {
             let wait = self
                 .publisher
@@ -90,10 +93,12 @@ impl Publishing {
                     let changes = batches.drain(..).flatten().collect();
                     self.publish(changes);
                 }
-                feedback = self.feedback.recv() => match feedback {
-                    Some(feedback) => self.hear(feedback).await,
-                    None => return Ok(()),
-                },
+                count = self.feedback.recv_many(&mut heard, HEARD_MAX) => {
+                    if count == 0 {
+                        return Ok(());
+                    }
+                    self.hear(heard.drain(..)).await;
+                }
                 () = tokio::time::sleep(wait) => {}
             }
             let expired = self.publisher.tick(now());
@@ -104,25 +109,24 @@ impl Publishing {
         }
     }
 
-    async fn hear(&mut self, feedback: Feedback) {
-        match feedback {
-            Feedback::Wanted { key } => {
-                let publication = self.publisher.want(&key, now());
-                self.hand_over(publication);
-            }
-            Feedback::Unwanted { key } => {
-                let publication = self.publisher.unwant(&key, now());
-                self.hand_over(publication);
-            }
-            heard @ (Feedback::Applied { .. }
-            | Feedback::Released { .. }
-            | Feedback::Rejected { .. }
-            | Feedback::Connected { .. }) => {
-                if let Some(news) = self.publisher.hear(heard, now()) {
-                    self.tell(news).await;
+    /// Names that clients begin or cease to ask for one after the other are published together.
+    async fn hear(&mut self, heard: impl Iterator<Item = Feedback>) {
+        let mut demanded = Publication::default();
+        for feedback in heard {
+            match feedback {
+                Feedback::Wanted { key } => demanded.extend(self.publisher.want(&key, now())),
+                Feedback::Unwanted { key } => demanded.extend(self.publisher.unwant(&key, now())),
+                heard @ (Feedback::Applied { .. }
+                | Feedback::Released { .. }
+                | Feedback::Rejected { .. }
+                | Feedback::Connected { .. }) => {
+                    if let Some(news) = self.publisher.hear(heard, now()) {
+                        self.tell(news).await;
+                    }
                 }
             }
         }
+        self.hand_over(demanded);
     }
 
     async fn tell(&mut self, news: News) {

@@ -47,7 +47,10 @@ pub(crate) async fn run(size: Size) -> Result<()> {
         table.row(cold(shape, models, old, size).await?);
     }
     table.print();
-    println!("\n{SETS} placement sets; time, memory and the return are medians of {} Envoys. A moment is 5 s.", rounds(size));
+    println!(
+        "\n{SETS} placement sets; time, memory and the return are medians of {} Envoys. A moment is 5 s.",
+        rounds(size)
+    );
     fleet(size, old, new).await
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Not here: what is sent then.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::lane::{Inflight, Lane, Why};
 use super::{Rejection, Session};
@@ -111,13 +111,13 @@ impl Session {
     fn wish(&mut self, lane: &mut Lane, moves: &Moves, now: Time) {
         let kind = lane.kind;
         let is_full_state = lane.is_full_state(self.mode);
-        let on_demand = self.on_demand;
-        let is = |name: &Name| on_demand.is_some_and(|is| is(kind, name.as_str()));
-        for name in moves.dropped.iter().filter(|name| is(name)) {
-            self.wishes.push(Wish::Dropped(Key { kind, name: name.clone() }));
+        for name in &moves.dropped {
+            if self.is_made(kind, name) {
+                self.wishes.push(Wish::Dropped(Key { kind, name: name.clone() }));
+            }
         }
         for name in &moves.asked {
-            let is_made = is(name);
+            let is_made = self.is_made(kind, name);
             if is_made || is_full_state {
                 lane.awaited.insert(name.clone(), now.after(self.patience));
             }
@@ -148,10 +148,9 @@ impl Session {
         self.counters.nacks += 1;
         self.counters.last_error = Some(message.clone());
         if inflight.items.len() > 1 {
-            let names: BTreeSet<Name> = inflight.items.iter().map(|(name, _)| name.clone()).collect();
-            let half = names.len() / 2;
-            lane.bisect.push_front(names.iter().skip(half).cloned().collect());
-            lane.bisect.push_front(names.into_iter().take(half).collect());
+            let (first, second) = divide(inflight.items.iter().map(|(name, _)| name).cloned().collect(), &message);
+            lane.bisect.push_front(second);
+            lane.bisect.push_front(first);
             return;
         }
         for (name, version) in inflight.items.iter() {
@@ -192,4 +191,18 @@ impl Session {
     fn owed_no_more(&mut self, kind: Kind, name: &Name) -> bool {
         kind == Kind::Endpoints && self.owed.remove(name)
     }
+}
+
+/// Two parts of refused names, neither of them empty: those that the refusal does not speak of and those that it does, or
+/// halves.
+fn divide(mut names: BTreeSet<Name>, message: &str) -> (BTreeSet<Name>, BTreeSet<Name>) {
+    let is_around = |letter: char| letter.is_whitespace() || "'\"`()[]{}<>,;".contains(letter);
+    let words: HashSet<&str> = message.split(is_around).map(|word| word.trim_matches(['.', ':'])).collect();
+    let (named, rest): (BTreeSet<Name>, _) = names.iter().cloned().partition(|name| words.contains(name.as_str()));
+    if !named.is_empty() && !rest.is_empty() {
+        return (rest, named);
+    }
+    let middle = names.iter().nth(names.len() / 2).cloned();
+    let second = middle.map_or(BTreeSet::new(), |middle| names.split_off(&middle));
+    (names, second)
 }

@@ -113,6 +113,8 @@ pub(super) struct Lane {
     pub retry_at: Time,
     /// Names without which no answer is given, each with the time until when.
     pub awaited: BTreeMap<Name, Time>,
+    /// One of them that has not come.
+    pub awaits_for: Option<Name>,
     /// Set while none is given because of them.
     pub awaits_until: Option<Time>,
 }
@@ -137,6 +139,7 @@ impl Lane {
             judged: None,
             retry_at: Time::NEVER,
             awaited: BTreeMap::new(),
+            awaits_for: None,
             awaits_until: None,
         }
     }

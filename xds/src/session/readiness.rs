@@ -55,12 +55,12 @@ impl Session {
         }
     }
 
-    /// The resource as this stream sees it.
     /// Whether what this client is told of a kind differs from what is in the table.
     pub(super) fn has_its_own(&self, kind: Kind) -> bool {
         kind == Kind::Endpoints || self.tailor.as_ref().is_some_and(|tailor| tailor.kinds.contains(&kind))
     }
 
+    /// The resource as this stream sees it.
     pub(super) fn current(&self, kind: Kind, name: &Name, table: &Table) -> Option<Arc<Resource>> {
         match table.live(kind, name) {
             // Envoy that was sent a cluster and lost the stream before its endpoints is still warming it, and lists the
@@ -140,16 +140,33 @@ impl Session {
         now < since.after(self.patience) && table.iter(lane.kind).any(unmet)
     }
 
-    /// Until when an answer waits for names that were asked for: those that are to be made, and in SotW those that require
-    /// something, because what is not in an answer is gone.
+    /// Until when an answer waits for a name that was asked for: one that is to be made, or in SotW one that requires
+    /// something, because what is not in an answer is gone. All are looked at only when the last one found has come.
     pub(super) fn awaits(&self, lane: &mut Lane, table: &Table, now: Time) -> Option<Time> {
-        lane.awaited.retain(|_, until| *until > now);
+        if lane.awaited.is_empty() {
+            return None;
+        }
         let is_full_state = lane.is_full_state(self.mode);
-        let waits = lane.awaited.iter().filter(|(name, _)| match table.live(lane.kind, name) {
-            Some(resource) => is_full_state && !resource.required().iter().all(|key| self.is_met(key, table, now)),
-            None => self.on_demand.is_some_and(|is| is(lane.kind, name.as_str())),
-        });
-        waits.map(|(_, until)| *until).min()
+        let kind = lane.kind;
+        let waits = |(name, until): &(&Name, &Time)| {
+            **until > now
+                && match table.live(kind, name) {
+                    Some(resource) => {
+                        is_full_state && !resource.required().iter().all(|key| self.is_met(key, table, now))
+                    }
+                    None => self.is_made(kind, name),
+                }
+        };
+        let last = lane.awaits_for.as_ref().and_then(|name| lane.awaited.get_key_value(name));
+        let found = last.filter(waits).or_else(|| lane.awaited.iter().find(waits));
+        let found = found.map(|(name, until)| (name.clone(), *until));
+        if found.is_none() {
+            // What is held from now on is held in favour of what the client has. What is made may go and come again.
+            lane.awaited.retain(|name, until| *until > now && self.is_made(kind, name));
+        }
+        let (name, until) = found.unzip();
+        lane.awaits_for = name;
+        until
     }
 
     pub(super) fn next_patience(&self, now: Time) -> Time {

@@ -1,10 +1,15 @@
 //! Resources that are made when somebody asks for them: what a client is told meanwhile, and what the owner is told.
 
-use proptest::prelude::*;
-use xds::Kind::{Cluster, Endpoints, Listener};
-use xds::{Change, Config, Feedback, Key, Kind, Mode, OnDemand, Wish};
+use std::time::Duration;
 
-use crate::peer::{PATIENCE, Peer, made, resource};
+use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
+use proptest::prelude::*;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use xds::Kind::{Cluster, Endpoints, Listener};
+use xds::{Ask, Change, Config, Feedback, Key, Kind, Mode, OnDemand, Request, Wish};
+
+use crate::peer::{MADE, PATIENCE, Peer, names, resource};
 use crate::socket::{client, node, serve_as, told};
 
 const NOTHING: [&str; 0] = [];
@@ -116,13 +121,67 @@ fn dropped_names_are_told_in_both_variants() {
     peer.ask(Listener, &["made-2", "other"]);
     let moved = [asked(Listener, "made-1"), dropped(Listener, "made-1"), asked(Listener, "made-2")];
     assert_eq!(peer.session.take_wishes(), moved);
-    assert_eq!(peer.session.wanted(), [Key::new(Listener, "made-2")]);
+    assert_eq!(peer.session.wanted().collect::<Vec<_>>(), [Key::new(Listener, "made-2")]);
 
     let mut peer = Peer::on_demand(Mode::Delta);
     peer.ask(Cluster, &["made-1", "other"]);
     peer.unsubscribe(Cluster, &["made-1", "made-3"]);
     assert_eq!(peer.session.take_wishes(), [asked(Cluster, "made-1"), dropped(Cluster, "made-1")]);
-    assert_eq!(peer.session.wanted(), []);
+    assert_eq!(peer.session.wanted().count(), 0);
+}
+
+#[test]
+fn a_name_that_is_dropped_and_asked_for_at_once_is_awaited() {
+    let mut peer = Peer::on_demand(Mode::Delta);
+    assert_eq!(peer.ask(Listener, &["made"]), NOTHING);
+    let name = || names(&["made"]);
+    let ask = Ask::Delta { subscribe: name(), unsubscribe: name(), initial: vec![] };
+    assert_eq!(peer.request(Request { kind: Listener, nonce: None, error: None, ask }), NOTHING);
+    let wishes = [asked(Listener, "made"), dropped(Listener, "made"), asked(Listener, "made")];
+    assert_eq!(peer.session.take_wishes(), wishes);
+    assert_eq!(peer.session.due(), Some(peer.now.after(PATIENCE)));
+}
+
+#[test]
+fn nothing_is_due_before_what_is_awaited() {
+    let mut peer = Peer::on_demand(Mode::Delta);
+    let listener = resource(Listener, "http", "http").requires([Key::new(Cluster, "a")]);
+    peer.apply(vec![Change::Put(resource(Cluster, "a", "a")), Change::Put(listener)]);
+    assert_eq!(peer.ask(Cluster, &["a"]), ["Cluster +a"]);
+    assert_eq!(peer.ask(Listener, &["*"]), NOTHING, "its cluster is not acknowledged");
+    let whole_until = peer.now.after(PATIENCE);
+    peer.now = peer.now.after(PATIENCE / 2);
+    assert_eq!(peer.ask(Listener, &["made"]), NOTHING);
+    let awaited_until = peer.now.after(PATIENCE);
+    peer.now = whole_until;
+    assert_eq!(peer.poll(), NOTHING);
+    assert_eq!(peer.session.due(), Some(awaited_until), "not at once, again and again");
+    peer.now = awaited_until;
+    assert_eq!(peer.poll(), ["Listener -made"], "http still waits for its cluster");
+}
+
+#[test]
+fn of_many_names_each_is_awaited() {
+    let mut peer = Peer::on_demand(Mode::Delta);
+    let all = ["made-1", "made-2", "made-3"];
+    assert_eq!(peer.ask(Listener, &all), NOTHING);
+    for name in ["made-2", "made-1"] {
+        assert_eq!(peer.apply(vec![put(Listener, name, "1")]), NOTHING);
+    }
+    // It was there, and the owner did not hear in time that it is wanted again.
+    assert_eq!(peer.remove(Listener, "made-1"), NOTHING);
+    assert_eq!(peer.apply(vec![put(Listener, "made-3", "1")]), NOTHING);
+    assert_eq!(peer.apply(vec![put(Listener, "made-1", "1")]), ["Listener +made-1 +made-2 +made-3"]);
+}
+
+#[test]
+fn a_name_that_nobody_gives_is_not_made() {
+    let mut peer = Peer::on_demand(Mode::Delta);
+    let name = |bytes: usize| format!("made{}", "x".repeat(bytes - "made".len()));
+    assert_eq!(peer.ask(Listener, &[&name(OnDemand::NAME_BYTES_MAX + 1)]).len(), 1, "there is none, and it is said");
+    assert_eq!(peer.ack(Listener), NOTHING);
+    assert_eq!(peer.ask(Listener, &[&name(OnDemand::NAME_BYTES_MAX)]), NOTHING);
+    assert_eq!(peer.session.take_wishes().len(), 1);
 }
 
 #[derive(Clone, Debug)]
@@ -191,7 +250,7 @@ proptest! {
                     Wish::Dropped(key) => prop_assert!(wished.remove(&key)),
                 }
             }
-            prop_assert_eq!(peer.session.wanted(), wished.iter().cloned().collect::<Vec<_>>());
+            prop_assert_eq!(peer.session.wanted().collect::<Vec<_>>(), wished.iter().cloned().collect::<Vec<_>>());
         }
         peer.now = peer.now.after(PATIENCE);
         let said = peer.poll();
@@ -212,32 +271,34 @@ fn name_of(number: u8) -> String {
     format!("made-{number}")
 }
 
-#[tokio::test]
-async fn the_owner_hears_who_wants_what_and_answers() {
-    use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
-    use tokio::sync::mpsc;
-    use tokio_stream::wrappers::ReceiverStream;
-
-    let config = Config { on_demand: Some(OnDemand { is: made, limit: 1 }), ..Config::default() };
-    let (ads, mut feedback, address) = serve_as(config).await;
-    ads.open(false);
-    let ask = |names: &[&str], nonce: &str| DiscoveryRequest {
+fn request(names: &[&str], nonce: &str) -> DiscoveryRequest {
+    DiscoveryRequest {
         node: node("client-0"),
         type_url: Listener.type_url().into(),
         resource_names: names.iter().map(|name| (*name).to_owned()).collect(),
         response_nonce: nonce.into(),
         ..DiscoveryRequest::default()
-    };
+    }
+}
+
+fn one_name() -> Config {
+    Config { on_demand: Some(OnDemand { limit: 1, ..MADE }), ..Config::default() }
+}
+
+#[tokio::test]
+async fn the_owner_hears_who_wants_what_and_answers() {
+    let (ads, mut feedback, address) = serve_as(one_name()).await;
+    ads.open(false);
     let key = |name: &str| Key::new(Listener, name);
     let (requests, outgoing) = mpsc::channel(8);
-    requests.send(ask(&["made-1", "made-2"], "")).await.unwrap();
+    requests.send(request(&["made-1", "made-2"], "")).await.unwrap();
     let mut client = client(address).await;
     let mut responses = client.stream_aggregated_resources(ReceiverStream::new(outgoing)).await.unwrap().into_inner();
     assert_eq!(told(&mut feedback).await, Feedback::Wanted { key: key("made-1") });
     ads.publish(vec![put(Listener, "made-1", "1")], vec![]).unwrap();
     let first = responses.message().await.unwrap().unwrap();
     assert_eq!(first.resources.len(), 1, "the second is beyond the limit");
-    requests.send(ask(&["made-2"], &first.nonce)).await.unwrap();
+    requests.send(request(&["made-2"], &first.nonce)).await.unwrap();
     assert_eq!(told(&mut feedback).await, Feedback::Unwanted { key: key("made-1") });
     assert_eq!(told(&mut feedback).await, Feedback::Wanted { key: key("made-2") });
     ads.publish(vec![put(Listener, "made-2", "1")], vec![]).unwrap();
@@ -245,4 +306,27 @@ async fn the_owner_hears_who_wants_what_and_answers() {
     assert_eq!(second.resources.len(), 1);
     drop((requests, responses, client));
     assert_eq!(told(&mut feedback).await, Feedback::Unwanted { key: key("made-2") });
+}
+
+#[tokio::test]
+async fn who_was_turned_away_is_let_in_when_another_leaves() {
+    let config = Config { lag_after: Duration::from_millis(300), ..one_name() };
+    let (ads, mut feedback, address) = serve_as(config).await;
+    ads.open(false);
+    let key = |name: &str| Key::new(Listener, name);
+    let (first, outgoing) = mpsc::channel(8);
+    first.send(request(&["made-1"], "")).await.unwrap();
+    let mut one = client(address).await;
+    let stream = one.stream_aggregated_resources(ReceiverStream::new(outgoing)).await.unwrap();
+    assert_eq!(told(&mut feedback).await, Feedback::Wanted { key: key("made-1") });
+    let (second, outgoing) = mpsc::channel(8);
+    second.send(request(&["made-2"], "")).await.unwrap();
+    let mut other = client(address).await;
+    let mut responses = other.stream_aggregated_resources(ReceiverStream::new(outgoing)).await.unwrap().into_inner();
+    assert_eq!(responses.message().await.unwrap().unwrap().resources.len(), 0, "there is no room for it");
+    drop((first, stream, one));
+    assert_eq!(told(&mut feedback).await, Feedback::Unwanted { key: key("made-1") });
+    // Nothing else happens.
+    assert_eq!(told(&mut feedback).await, Feedback::Wanted { key: key("made-2") });
+    drop(second);
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use xds::{
-    Ask, Change, Key, Kind, Mode, Name, Node, Nonce, Request, Resource, Response, Session, Table, Time, Version,
+    Ask, Change, Key, Kind, Mode, Name, Node, Nonce, OnDemand, Request, Resource, Response, Session, Table, Time,
+    Version,
 };
 
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -30,9 +31,11 @@ fn one(response: &Response) -> String {
 }
 
 /// What the tests take for made on demand.
-pub fn made(kind: Kind, name: &str) -> bool {
-    matches!(kind, Kind::Listener | Kind::Cluster) && name.starts_with("made")
-}
+pub const MADE: OnDemand = OnDemand {
+    is: |kind, name| matches!(kind, Kind::Listener | Kind::Cluster) && name.starts_with("made"),
+    limit: 100,
+    limit_of_stream: 100,
+};
 
 pub struct Peer {
     pub table: Table,
@@ -60,7 +63,7 @@ impl Peer {
     /// With listeners and clusters that are made on demand, if their names begin so.
     pub fn on_demand(mode: Mode) -> Self {
         let mut peer = Peer::new(mode);
-        peer.session = peer.session.on_demand(made);
+        peer.session = peer.session.on_demand(MADE);
         peer
     }
 
@@ -68,7 +71,7 @@ impl Peer {
     pub fn reconnect_on_demand(&mut self) {
         self.reconnect();
         let node = Node { id: "client-0".into(), ..Node::default() };
-        self.session = Session::new(self.mode, node, PATIENCE, None).on_demand(made);
+        self.session = Session::new(self.mode, node, PATIENCE, None).on_demand(MADE);
     }
 
     /// The same table, a new stream.
@@ -132,7 +135,11 @@ impl Peer {
     }
 
     pub fn nack(&mut self, kind: Kind) -> Vec<String> {
-        self.answer(kind, Some("bad".into()))
+        self.nack_saying(kind, "refused")
+    }
+
+    pub fn nack_saying(&mut self, kind: Kind, message: &str) -> Vec<String> {
+        self.answer(kind, Some(message.into()))
     }
 
     pub fn request(&mut self, request: Request) -> Vec<String> {

@@ -312,7 +312,7 @@ fn a_refused_response_is_bisected_until_the_culprit_is_alone() {
     let rejections = peer.session.take_rejections();
     assert_eq!(rejections.len(), 1);
     let key = Key::new(ScopedRoute, "bad");
-    assert_eq!((&rejections[0].key, rejections[0].version, &*rejections[0].message), (&key, Some(version), "bad"));
+    assert_eq!((&rejections[0].key, rejections[0].version, &*rejections[0].message), (&key, Some(version), "refused"));
     assert!(matches!(peer.session.standing(&key, &peer.table), Standing::Rejected(_)));
     // Not sent again unchanged, not even when something else is; sent again when it changed.
     assert_eq!(peer.apply(vec![scope("m4", "a")]), ["ScopedRoute +m4"]);
@@ -330,6 +330,47 @@ fn sotw_bisects_too_and_always_says_the_full_state() {
     assert_eq!(peer.nack(ScopedRoute), ["ScopedRoute +good +iris"]);
     assert_eq!(peer.ack(ScopedRoute), NOTHING);
     assert_eq!(peer.apply(vec![scope("more", "a")]), ["ScopedRoute +good +iris +more"]);
+}
+
+/// As real clients say it; what they do not speak of need not wait for them to be asked about each half.
+#[test]
+fn what_a_refusal_speaks_of_is_a_part_by_itself() {
+    let texts = [
+        "Error adding/updating cluster(s) m3: malformed",
+        "scope key conflict found, first scope is 'iris', second scope is 'm3'",
+        "m3.",
+        "m1x m3",
+    ];
+    for text in texts {
+        let mut peer = in_sync(Mode::Delta);
+        let changes = ["m1", "m2", "m3", "m4"].map(|name| scope(name, "a"));
+        assert_eq!(peer.apply(changes.into()), ["ScopedRoute +m1 +m2 +m3 +m4"]);
+        assert_eq!(peer.nack_saying(ScopedRoute, text), ["ScopedRoute +m1 +m2 +m4"], "{text}");
+        assert_eq!(peer.ack(ScopedRoute), ["ScopedRoute +m3"]);
+        assert_eq!(peer.nack_saying(ScopedRoute, text), NOTHING);
+        assert_eq!(peer.session.take_rejections().len(), 1);
+    }
+    // All of them, or none that was sent: halves.
+    for text in ["m1, m2", "'m3'", ""] {
+        let mut peer = in_sync(Mode::Delta);
+        peer.apply(["m1", "m2"].map(|name| scope(name, "a")).into());
+        assert_eq!(peer.nack_saying(ScopedRoute, text), ["ScopedRoute +m1"], "{text}");
+        assert_eq!(peer.nack_saying(ScopedRoute, text), ["ScopedRoute +m2"], "{text}");
+    }
+}
+
+/// A client that comes back has all of them in use, and what is not in an answer is gone.
+#[test]
+fn sotw_leaves_only_out_what_was_refused() {
+    let mut peer = Peer::new(Mode::Sotw);
+    for name in ["a", "b", "c", "d"] {
+        peer.put(Cluster, name, "1");
+    }
+    assert_eq!(peer.ask(Cluster, &["a", "b", "c", "d"]), ["Cluster +a +b +c +d"]);
+    assert_eq!(peer.nack_saying(Cluster, "[b: no such type]"), ["Cluster +a +c +d"]);
+    assert_eq!(peer.ack(Cluster), ["Cluster +a +b +c +d"]);
+    assert_eq!(peer.nack_saying(Cluster, "[b: no such type]"), NOTHING);
+    assert_eq!(peer.put(Cluster, "a", "2"), ["Cluster +a +c +d"]);
 }
 
 /// Found by `fuzz`: the half with what is gone has nothing to say, and the other half waited for something to happen.

@@ -14,6 +14,9 @@ use super::proxyless;
 /// Names that clients may ask for at once: each costs some kilobytes, whether there is such a model or not.
 const NAMES_MAX: usize = 10_000;
 
+/// Half of them for one client, so that it leaves others room.
+const NAMES_OF_CLIENT_MAX: usize = NAMES_MAX / 2;
+
 /// What a client asks for of each: its listener, and then its cluster.
 const KEYS_OF_NAME: usize = 2;
 
@@ -28,7 +31,11 @@ const HOLD_MS: u64 = 30_000;
 const SETTLE_MS: u64 = 200;
 
 /// What the table's server asks about.
-pub(crate) const ON_DEMAND: OnDemand = OnDemand { is: proxyless::is_one, limit: KEYS_OF_NAME * NAMES_MAX };
+pub(crate) const ON_DEMAND: OnDemand = OnDemand {
+    is: proxyless::is_one,
+    limit: KEYS_OF_NAME * NAMES_MAX,
+    limit_of_stream: KEYS_OF_NAME * NAMES_OF_CLIENT_MAX,
+};
 
 /// A release of a route, told when clients have let go, too.
 pub(super) type Release = (RoutableName, Generation);

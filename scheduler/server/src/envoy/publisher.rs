@@ -45,6 +45,12 @@ impl Publication {
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty() && self.gated.is_empty()
     }
+
+    /// Adds one that was handed out later.
+    pub fn extend(&mut self, later: Publication) {
+        self.changes.extend(later.changes);
+        self.gated.extend(later.gated);
+    }
 }
 
 /// What Envoys did with a publication.
