@@ -41,8 +41,11 @@ async fn health(at: SocketAddr, service: &str) -> Result<ServingStatus, Code> {
     answer.map(|answer| answer.get_ref().status()).map_err(|status| status.code())
 }
 
+/// Both directions of a stream.
+type Requested = (mpsc::Sender<DeltaDiscoveryRequest>, Streaming<DeltaDiscoveryResponse>);
+
 /// A client that asks for all clusters and acknowledges the first answer.
-async fn stream(at: SocketAddr) -> (mpsc::Sender<DeltaDiscoveryRequest>, Streaming<DeltaDiscoveryResponse>) {
+async fn stream(at: SocketAddr) -> Requested {
     let (requests, outgoing) = mpsc::channel(8);
     let node = Some(Node { id: "one\"of many".to_owned(), ..Node::default() });
     let first = DeltaDiscoveryRequest { node, type_url: CLUSTERS.to_owned(), ..DeltaDiscoveryRequest::default() };
@@ -137,14 +140,20 @@ async fn standing_proxy(to: SocketAddr, stand: oneshot::Receiver<()>) -> SocketA
     at
 }
 
+/// A scheduler and a client that was served and says nothing more.
+async fn with_one_that_stands_still(counters: &Arc<Counters>) -> (World, Requested) {
+    let world = world(counters, None).await;
+    let (stand, stands) = oneshot::channel();
+    let stream = stream(standing_proxy(world.xds, stands).await).await;
+    loop_until("it is there", async || has(counters, "switchyard_xds_synced_streams 1")).await;
+    stand.send(()).unwrap();
+    (world, stream)
+}
+
 #[tokio::test]
 async fn a_client_that_stands_still_does_not_keep_a_scheduler_from_its_end() {
     let counters = Arc::default();
-    let world = world(&counters, None).await;
-    let (stand, stands) = oneshot::channel();
-    let _stream = stream(standing_proxy(world.xds, stands).await).await;
-    loop_until("it is there", async || has(&counters, "switchyard_xds_synced_streams 1")).await;
-    stand.send(()).unwrap();
+    let (world, _stream) = with_one_that_stands_still(&counters).await;
     let began = std::time::Instant::now();
     drop(world.stop().await);
     let took = began.elapsed();
@@ -154,11 +163,7 @@ async fn a_client_that_stands_still_does_not_keep_a_scheduler_from_its_end() {
 #[tokio::test]
 async fn an_envoy_that_vanished_without_a_word_is_let_go() {
     let counters = Arc::default();
-    let world = world(&counters, None).await;
-    let (stand, stands) = oneshot::channel();
-    let _stream = stream(standing_proxy(world.xds, stands).await).await;
-    loop_until("it is there", async || has(&counters, "switchyard_xds_synced_streams 1")).await;
-    stand.send(()).unwrap();
+    let (_world, _stream) = with_one_that_stands_still(&counters).await;
     // The seconds of production pass without being waited for.
     tokio::time::pause();
     let began = tokio::time::Instant::now();
