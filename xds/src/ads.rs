@@ -89,7 +89,6 @@ pub(crate) struct Shared {
     gate: Mutex<Gate>,
     table: RwLock<Table>,
     registry: Mutex<BTreeMap<StreamId, StreamStatus>>,
-    /// Locked alone.
     demand: Mutex<Demand>,
     /// Locked by its stream for each step, before anything else is.
     sessions: Mutex<BTreeMap<StreamId, Arc<Mutex<Session>>>>,

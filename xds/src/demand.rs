@@ -2,14 +2,15 @@
 //!
 //! The owner is told when the first stream asks for a name and when the last one has stopped. What came and went before
 //! it was told is not told, so what waits to be told is bounded by the limit, however fast clients change their minds.
-//! Who was turned away asks again when it steps next, which is soon (`service`).
 //!
 //! Not here: what is made of a name, and what a stream is told until then (the rule *awaited* of `session`).
 
 use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
 
 use crate::gate::{Feedback, StreamId};
 use crate::resource::{Key, Kind, Name};
+use crate::time::Time;
 
 /// Resources that the owner makes when a client asks for them by name, and takes away when nobody does any more.
 ///
@@ -21,11 +22,11 @@ use crate::resource::{Key, Kind, Name};
 /// The owner hides them from wildcards ([`crate::Resource::named_only`]).
 #[derive(Clone, Copy, Debug)]
 pub struct OnDemand {
-    /// Whether a name of a kind could be one. Called once for each name that is asked for.
+    /// Whether a name of a kind could be one. Called for each name that is asked for or dropped.
     pub is: fn(Kind, &str) -> bool,
-    /// So many names are wanted at once at most, whatever clients ask for; what is beyond does not exist, until there is room.
+    /// So many names are wanted at once at most, whatever clients ask for; what is beyond is not made until there is room.
     pub limit: usize,
-    /// So many of them by one stream, so that no client takes all.
+    /// A stream that asks for so many adds none; it may ask for those that others ask for.
     pub limit_of_stream: usize,
 }
 
@@ -50,14 +51,12 @@ pub struct Demand {
     limit: usize,
     limit_of_stream: usize,
     wanted: HashMap<Key, BTreeSet<StreamId>>,
-    /// How many of them each stream asks for.
-    shares: HashMap<StreamId, usize>,
+    /// The same from the other side.
+    asked: HashMap<StreamId, BTreeSet<Key>>,
     /// What the owner takes to be wanted.
     told: BTreeSet<Key>,
     /// What the owner was not told yet: in one of `wanted` and `told` and not in the other.
     untold: BTreeSet<Key>,
-    /// Streams with names beyond a limit.
-    turned_away: BTreeSet<StreamId>,
 }
 
 impl Demand {
@@ -67,76 +66,52 @@ impl Demand {
             limit,
             limit_of_stream,
             wanted: HashMap::new(),
-            shares: HashMap::new(),
+            asked: HashMap::new(),
             told: BTreeSet::new(),
             untold: BTreeSet::new(),
-            turned_away: BTreeSet::new(),
         }
     }
 
     /// A stream asks for a name. False: it is beyond a limit.
     pub fn ask(&mut self, id: StreamId, key: &Key) -> bool {
-        let is_wanted = match self.wanted.get(key) {
-            Some(streams) if streams.contains(&id) => return true,
-            Some(_) => true,
-            None => false,
-        };
-        if !self.has_share(id) || !(is_wanted || self.has_room()) {
-            if self.turned_away.insert(id) {
-                let (limit, of_stream) = (self.limit, self.limit_of_stream);
-                tracing::warn!(stream = id.0, %key, limit, of_stream, "too many names are asked for, this one does not exist");
+        if !self.wanted.contains_key(key) {
+            let share = self.asked.get(&id).map_or(0, BTreeSet::len);
+            if self.wanted.len() >= self.limit || share >= self.limit_of_stream {
+                return false;
             }
-            return false;
         }
         self.wanted.entry(key.clone()).or_default().insert(id);
-        *self.shares.entry(id).or_default() += 1;
+        self.asked.entry(id).or_default().insert(key.clone());
         self.note(key);
         true
     }
 
     /// A stream asks for a name no more.
     pub fn cease(&mut self, id: StreamId, key: &Key) {
-        let Some(streams) = self.wanted.get_mut(key) else { return };
-        if !streams.remove(&id) {
-            return;
+        if let Some(keys) = self.asked.get_mut(&id)
+            && keys.remove(key)
+        {
+            if keys.is_empty() {
+                self.asked.remove(&id);
+            }
+            self.want_less(id, key);
         }
+    }
+
+    /// A stream is gone.
+    pub fn leave(&mut self, id: StreamId) {
+        for key in self.asked.remove(&id).unwrap_or_default() {
+            self.want_less(id, &key);
+        }
+    }
+
+    fn want_less(&mut self, id: StreamId, key: &Key) {
+        let Some(streams) = self.wanted.get_mut(key) else { return };
+        streams.remove(&id);
         if streams.is_empty() {
             self.wanted.remove(key);
             self.note(key);
         }
-        if let Some(share) = self.shares.get_mut(&id) {
-            *share -= 1;
-            if *share == 0 {
-                self.shares.remove(&id);
-            }
-        }
-    }
-
-    /// A stream is gone; these are the names it had.
-    pub fn leave(&mut self, id: StreamId, keys: impl Iterator<Item = Key>) {
-        for key in keys {
-            self.cease(id, &key);
-        }
-        self.turned_away.remove(&id);
-    }
-
-    /// Whether a stream was turned away and has not been readmitted.
-    #[must_use]
-    pub fn is_turned_away(&self, id: StreamId) -> bool {
-        self.turned_away.contains(&id)
-    }
-
-    /// Whether a stream that was turned away may ask for its names again. True once.
-    pub fn readmits(&mut self, id: StreamId) -> bool {
-        self.has_room() && self.has_share(id) && self.turned_away.remove(&id)
-    }
-
-    fn has_room(&self) -> bool {
-        self.wanted.len() < self.limit
-    }
-
-    fn has_share(&self, id: StreamId) -> bool {
-        self.shares.get(&id).copied().unwrap_or(0) < self.limit_of_stream
     }
 
     /// What the owner has to be told, once.
@@ -160,6 +135,62 @@ impl Demand {
         } else {
             self.untold.insert(key.clone());
         }
+    }
+}
+
+/// What one stream asked for beyond a limit, and when it asks again.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    keys: BTreeSet<Key>,
+    ask_again: Option<Time>,
+    /// Not at once: others may come and go often.
+    after: Duration,
+    was_logged: bool,
+}
+
+impl Refused {
+    pub fn new(after: Duration) -> Self {
+        Refused { keys: BTreeSet::new(), ask_again: None, after, was_logged: false }
+    }
+
+    /// When to take in wishes although there are none.
+    pub fn due(&self) -> Option<Time> {
+        self.ask_again
+    }
+
+    pub fn is_due(&self, now: Time) -> bool {
+        self.ask_again.is_some_and(|at| at <= now)
+    }
+
+    /// Passes wishes on, and those that were refused before when it is time. Returns what is refused now.
+    pub fn take_in(&mut self, wishes: Vec<Wish>, id: StreamId, demand: &mut Demand, now: Time) -> Vec<Key> {
+        if self.is_due(now) {
+            self.keys.retain(|key| !demand.ask(id, key));
+            self.ask_again = None;
+        }
+        let mut refused = Vec::new();
+        for wish in wishes {
+            match wish {
+                Wish::Asked(key) if demand.ask(id, &key) => {}
+                Wish::Asked(key) => {
+                    // Who asks for ever more is not remembered with all of it.
+                    if self.keys.len() < demand.limit_of_stream {
+                        self.keys.insert(key.clone());
+                    }
+                    refused.push(key);
+                }
+                Wish::Dropped(key) => {
+                    demand.cease(id, &key);
+                    self.keys.remove(&key);
+                }
+            }
+        }
+        self.ask_again = (!self.keys.is_empty()).then(|| self.ask_again.unwrap_or(now.after(self.after)));
+        if !refused.is_empty() && !std::mem::replace(&mut self.was_logged, true) {
+            let (names, limit, of_stream) = (refused.len(), demand.limit, demand.limit_of_stream);
+            tracing::warn!(stream = id.0, names, limit, of_stream, "too many names are asked for, these are not made");
+        }
+        refused
     }
 }
 
@@ -189,7 +220,7 @@ mod tests {
         assert_eq!(demand.poll(), [wanted("iris")]);
         demand.cease(A, &key("iris"));
         assert_eq!(demand.poll(), []);
-        demand.leave(B, [key("iris")].into_iter());
+        demand.leave(B);
         assert_eq!(demand.poll(), [unwanted("iris")]);
     }
 
@@ -211,20 +242,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_beyond_the_limit_comes_when_there_is_room() {
+    fn what_is_beyond_the_limit_is_refused_until_there_is_room() {
         let mut demand = Demand::new(1, 1);
         assert!(demand.ask(A, &key("iris")));
         assert!(!demand.ask(B, &key("wine")) && demand.ask(B, &key("iris")));
-        assert!(!demand.readmits(B));
         assert_eq!(demand.poll(), [wanted("iris")]);
-        demand.leave(A, [key("iris")].into_iter());
-        assert!(!demand.readmits(B), "B still asks for iris");
+        demand.leave(A);
+        assert!(!demand.ask(A, &key("wine")), "B still asks for iris");
         demand.cease(B, &key("iris"));
-        assert!(demand.readmits(B) && !demand.readmits(B) && !demand.readmits(A));
         assert!(demand.ask(B, &key("wine")));
         assert_eq!(demand.poll(), [unwanted("iris"), wanted("wine")]);
-        demand.leave(B, [key("wine")].into_iter());
+        demand.leave(B);
         assert_eq!(demand.poll(), [unwanted("wine")]);
+        assert!(demand.asked.is_empty() && demand.wanted.is_empty());
     }
 
     #[test]
@@ -235,15 +265,34 @@ mod tests {
         let asked = |demand: &mut Demand, id, keys: &[Key]| keys.iter().filter(|key| demand.ask(id, key)).count();
         assert_eq!(asked(&mut demand, A, &of_a), 2);
         assert_eq!(asked(&mut demand, A, &of_a), 2, "what it has costs nothing more");
-        assert!(demand.is_turned_away(A) && !demand.readmits(A), "there is room, but not for it");
         assert_eq!(asked(&mut demand, B, &of_b), 2);
+        assert!(demand.ask(A, &of_b[0]), "what others ask for anyway");
         demand.cease(A, &of_a[2]);
-        assert!(!demand.readmits(A), "that it did not have");
         demand.cease(A, &of_a[0]);
-        assert!(demand.readmits(A) && !demand.is_turned_away(A));
-        assert!(demand.ask(A, &of_b[0]), "what others ask for counts, too");
-        assert!(!demand.ask(A, &of_a[2]));
-        demand.leave(A, of_a.into_iter().chain(of_b));
-        assert!(demand.shares.len() == 1 && !demand.is_turned_away(A));
+        assert!(!demand.ask(A, &of_a[2]), "it asks for two");
+        demand.leave(B);
+        assert!(demand.poll().contains(&wanted(of_b[0].name.as_str())), "A still asks for it");
+        demand.cease(A, &of_b[0]);
+        assert!(demand.ask(A, &of_a[2]));
+    }
+
+    #[test]
+    fn who_was_refused_asks_again_after_a_while() {
+        let mut demand = Demand::new(1, 1);
+        let mut refused = Refused::new(Duration::from_millis(10));
+        let asked = |name: &str| Wish::Asked(key(name));
+        assert!(demand.ask(B, &key("iris")));
+        assert_eq!(refused.take_in(vec![asked("a"), asked("b")], A, &mut demand, Time(1)), [key("a"), key("b")]);
+        assert_eq!(refused.due(), Some(Time(11)));
+        assert_eq!(refused.take_in(vec![asked("iris")], A, &mut demand, Time(5)), []);
+        assert_eq!(refused.due(), Some(Time(11)), "what comes meanwhile does not put it off");
+        demand.leave(B);
+        demand.cease(A, &key("iris"));
+        assert_eq!(refused.take_in(vec![], A, &mut demand, Time(11)), []);
+        assert!(demand.wanted.contains_key(&key("a")), "the first that there is room for");
+        assert_eq!(refused.due(), None, "more than its share is not remembered");
+        assert_eq!(refused.take_in(vec![asked("b")], A, &mut demand, Time(12)), [key("b")]);
+        assert_eq!(refused.take_in(vec![Wish::Dropped(key("b"))], A, &mut demand, Time(13)), []);
+        assert_eq!(refused.due(), None, "it does not ask for it any more");
     }
 }

@@ -27,7 +27,7 @@ use tonic::{Status, body::Body as TonicBody};
 
 use crate::admission::Admission;
 use crate::ads::{Begun, Shared, StreamStatus};
-use crate::demand::Wish;
+use crate::demand::Refused;
 use crate::encode::Encoding;
 use crate::gate::{Progress, StreamId};
 use crate::lifetime::{End, Lifetime, Stage};
@@ -328,8 +328,7 @@ struct Joined {
     id: StreamId,
     session: Arc<Mutex<Session>>,
     admission: Admission,
-    /// When to ask for names again that there was no room for.
-    asks_again: Option<Time>,
+    refused: Refused,
     came_at: Time,
     sent: Arc<AtomicU64>,
 }
@@ -339,7 +338,8 @@ impl Joined {
         let (id, came_at) = (shared.next_stream(), shared.now());
         tracing::info!(stream = id.0, node = %node.id, ?mode, "stream opened");
         shared.gate().connect(id, node.id.clone());
-        let session = Session::new(mode, node, shared.config.lag_after, shared.config.tailor.clone());
+        let lag_after = shared.config.lag_after;
+        let session = Session::new(mode, node, lag_after, shared.config.tailor.clone());
         let session = match shared.config.on_demand {
             Some(on_demand) => session.on_demand(on_demand),
             None => session,
@@ -359,7 +359,7 @@ impl Joined {
         let session = Arc::new(Mutex::new(session));
         shared.joined(id, &session);
         shared.wake();
-        Joined { shared, id, session, admission: Admission::None, asks_again: None, came_at, sent }
+        Joined { shared, id, session, admission: Admission::None, refused: Refused::new(lag_after), came_at, sent }
     }
 
     /// When to step again although nothing happened.
@@ -368,7 +368,7 @@ impl Joined {
             Admission::Held { until, .. } => Some(*until),
             Admission::None | Admission::Waiting | Admission::Over => None,
         };
-        self.session().due().into_iter().chain(until).chain(self.asks_again).min()
+        self.session().due().into_iter().chain(until).chain(self.refused.due()).min()
     }
 
     fn session(&self) -> MutexGuard<'_, Session> {
@@ -394,7 +394,12 @@ impl Joined {
                 let taken = session.on_request(request, &table, now);
                 taken.map_err(|refused| Status::resource_exhausted(refused.to_string()))?;
             }
-            self.asks_again = self.wish(&mut session).then(|| now.after(self.shared.config.lag_after));
+            let wishes = session.take_wishes();
+            if !wishes.is_empty() || self.refused.is_due(now) {
+                let declined = self.refused.take_in(wishes, self.id, &mut self.shared.demand(), now);
+                declined.iter().for_each(|key| session.decline(key));
+                self.shared.wake();
+            }
             let is_first = session.is_in_first_answer();
             self.admission.advance(is_first, &self.shared, now);
             session.admit(self.admission.allows(), now);
@@ -423,33 +428,6 @@ impl Joined {
         Ok(responses)
     }
 
-    /// Passes on what is asked for of what is made on demand. True: not all of it has room.
-    fn wish(&self, session: &mut Session) -> bool {
-        let wishes = session.take_wishes();
-        if wishes.is_empty() && self.asks_again.is_none() {
-            return false;
-        }
-        let mut demand = self.shared.demand();
-        for wish in &wishes {
-            match wish {
-                Wish::Asked(key) if demand.ask(self.id, key) => {}
-                Wish::Asked(key) => session.decline(key),
-                Wish::Dropped(key) => demand.cease(self.id, key),
-            }
-        }
-        let readmitted = demand.readmits(self.id);
-        if readmitted {
-            // Those it has first or last, as far as there is room.
-            let _all = session.wanted().all(|key| demand.ask(self.id, &key));
-        }
-        let is_turned_away = demand.is_turned_away(self.id);
-        drop(demand);
-        if readmitted || !wishes.is_empty() {
-            self.shared.wake();
-        }
-        is_turned_away
-    }
-
     /// Writes the status down. Called with the table held, so that no tombstone goes before its cursor is known.
     fn record(&self, session: &Session) -> Progress {
         let kinds = session.status();
@@ -475,10 +453,7 @@ impl Drop for Joined {
             tracing::info!(stream = self.id.0, node = %session.node().id, "stream closed");
             session.counters().responses > 0 || session.status().iter().any(|k| k.settled.is_some())
         };
-        {
-            let session = self.session();
-            self.shared.demand().leave(self.id, session.wanted());
-        }
+        self.shared.demand().leave(self.id);
         self.shared.left(self.id);
         let now = self.shared.now();
         self.shared.gate().disconnect(self.id, served, now);

@@ -72,6 +72,8 @@ pub struct Session {
 struct Batch {
     puts: Vec<Arc<Resource>>,
     removed: Vec<Name>,
+    /// What a refusal did not speak of.
+    is_rest: bool,
 }
 
 impl Batch {
@@ -115,17 +117,10 @@ impl Session {
         std::mem::take(&mut self.wishes)
     }
 
-    /// Everything that is made on demand and asked for now.
-    pub fn wanted(&self) -> impl Iterator<Item = Key> {
-        let lanes = self.lanes.iter().flatten();
-        let all = lanes.flat_map(|lane| lane.interest.names().iter().map(|name| (lane.kind, name)));
-        all.filter(|(kind, name)| self.is_made(*kind, name)).map(|(kind, name)| Key { kind, name: name.clone() })
-    }
-
-    /// It will not be made.
+    /// It will not be made. If it is there all the same, it is waited for as what is not made on demand.
     pub fn decline(&mut self, key: &Key) {
-        if let Some(lane) = &mut self.lanes[key.kind.index()] {
-            lane.awaited.remove(&key.name);
+        if let Some(awaited) = self.lanes[key.kind.index()].as_mut().and_then(|lane| lane.awaited.get_mut(&key.name)) {
+            awaited.is_made = false;
         }
     }
 
@@ -264,15 +259,17 @@ impl Session {
         }
         let mut batch = Batch::default();
         while batch.len() == 0
-            && let Some(names) = lane.bisect.pop_front()
+            && let Some(part) = lane.bisect.pop_front()
         {
-            for name in names {
+            batch.is_rest = part.is_rest;
+            for name in part.names {
                 self.consider(lane, &mut batch, &name, None, table, now);
             }
             self.leave_unsaid(lane, &mut batch);
         }
         let mut complete = false;
         if batch.len() == 0 {
+            batch.is_rest = false;
             if lane.whole_since.is_none() && table.is_behind(lane.kind, lane.cursor) {
                 return Err(Behind { kind: lane.kind });
             }
@@ -382,6 +379,7 @@ impl Session {
         if lane.kind == Kind::Cluster {
             self.clusters_sent(&batch);
         }
+        let is_rest = batch.is_rest;
         let mut state = BTreeMap::new();
         let (items, resources, removed);
         if is_first && self.mode == Mode::Delta && batch.removed.is_empty() {
@@ -405,7 +403,7 @@ impl Session {
             removed = if self.mode == Mode::Sotw { Vec::new() } else { batch.removed };
         }
         lane.last_nonce = Some(nonce);
-        lane.inflight = Some(Inflight { items, settles, state, is_first });
+        lane.inflight = Some(Inflight { items, settles, state, is_first, is_rest });
         self.counters.responses += 1;
         self.counters.resources += u64::try_from(resources.len()).unwrap_or(u64::MAX);
         Response { kind: lane.kind, nonce, version: table.version(lane.kind), resources, removed }

@@ -398,6 +398,14 @@ fn names_that_nobody_asks_for_any_more_are_bounded() {
         world.unwant(&listener(number), 0);
     }
     assert!(world.table.iter(Kind::Listener).count() < 11_000);
+    // Those that are asked for leave room for the others to be kept.
+    for number in 100_000..120_000 {
+        world.want(&listener(number));
+    }
+    let kept = listener(0);
+    world.want(&kept);
+    world.unwant(&kept, 0);
+    assert!(world.has(&kept), "its client may come back");
 }
 
 /// The sets and models of a random history.

@@ -144,6 +144,7 @@ impl Mesh {
     /// Processor time of the server alone, without the publisher and whatever else is in this process, when it has nothing
     /// more to do: the kernel counts what a thread does when it rests.
     pub(crate) async fn processor_time(&self) -> Result<Duration> {
+        let began = Instant::now();
         let mut time = time_of_threads(&self.origin.threads)?;
         loop {
             tokio::time::sleep(RESTS_AFTER).await;
@@ -151,6 +152,7 @@ impl Mesh {
             if before == time {
                 return Ok(time);
             }
+            ensure!(began.elapsed() < READY_WITHIN, "the server does not rest within {READY_WITHIN:?}");
         }
     }
 
@@ -225,7 +227,8 @@ impl Origin {
         world.published(revision);
         ads.open(false);
         while unreleased > 0 {
-            let told = feedback.recv().await.context("the server tells what it releases")?;
+            let told = tokio::time::timeout(READY_WITHIN, feedback.recv()).await;
+            let told = told.ok().flatten().context("the server tells what it releases")?;
             unreleased -= usize::from(matches!(told, Feedback::Released { .. }));
         }
         runtime.spawn(async move { while feedback.recv().await.is_some() {} });

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use super::lane::{Inflight, Lane, Why};
+use super::lane::{Awaited, Inflight, Lane, Part, Why};
 use super::{Rejection, Session};
 use crate::demand::Wish;
 use crate::message::{Ask, Mode, Request};
@@ -119,7 +119,7 @@ impl Session {
         for name in &moves.asked {
             let is_made = self.is_made(kind, name);
             if is_made || is_full_state {
-                lane.awaited.insert(name.clone(), now.after(self.patience));
+                lane.awaited.insert(name.clone(), Awaited { until: now.after(self.patience), is_made });
             }
             if is_made {
                 self.wishes.push(Wish::Asked(Key { kind, name: name.clone() }));
@@ -148,9 +148,10 @@ impl Session {
         self.counters.nacks += 1;
         self.counters.last_error = Some(message.clone());
         if inflight.items.len() > 1 {
-            let (first, second) = divide(inflight.items.iter().map(|(name, _)| name).cloned().collect(), &message);
-            lane.bisect.push_front(second);
-            lane.bisect.push_front(first);
+            let names = inflight.items.iter().map(|(name, _)| name.clone()).collect();
+            // What is left of a response when the refusals name one after the other is divided faster by halves.
+            let parts = if inflight.is_rest { halves(names) } else { by_name(names, &message).unwrap_or_else(halves) };
+            parts.into_iter().rev().for_each(|part| lane.bisect.push_front(part));
             return;
         }
         for (name, version) in inflight.items.iter() {
@@ -193,16 +194,20 @@ impl Session {
     }
 }
 
-/// Two parts of refused names, neither of them empty: those that the refusal does not speak of and those that it does, or
-/// halves.
-fn divide(mut names: BTreeSet<Name>, message: &str) -> (BTreeSet<Name>, BTreeSet<Name>) {
+/// What a refusal does not speak of, and what it does. The names themselves if one of the two is nothing.
+fn by_name(names: BTreeSet<Name>, message: &str) -> Result<[Part; 2], BTreeSet<Name>> {
     let is_around = |letter: char| letter.is_whitespace() || "'\"`()[]{}<>,;".contains(letter);
     let words: HashSet<&str> = message.split(is_around).map(|word| word.trim_matches(['.', ':'])).collect();
-    let (named, rest): (BTreeSet<Name>, _) = names.iter().cloned().partition(|name| words.contains(name.as_str()));
-    if !named.is_empty() && !rest.is_empty() {
-        return (rest, named);
+    let spoken_of = names.iter().filter(|name| words.contains(name.as_str())).count();
+    if spoken_of == 0 || spoken_of == names.len() {
+        return Err(names);
     }
+    let (named, rest) = names.into_iter().partition(|name| words.contains(name.as_str()));
+    Ok([Part { names: rest, is_rest: true }, Part { names: named, is_rest: false }])
+}
+
+fn halves(mut names: BTreeSet<Name>) -> [Part; 2] {
     let middle = names.iter().nth(names.len() / 2).cloned();
     let second = middle.map_or(BTreeSet::new(), |middle| names.split_off(&middle));
-    (names, second)
+    [names, second].map(|names| Part { names, is_rest: false })
 }

@@ -82,6 +82,23 @@ pub(super) struct Inflight {
     pub state: BTreeMap<Name, Arc<Resource>>,
     /// The first answer of a wildcard, with everything.
     pub is_first: bool,
+    /// What the refusal of another one did not speak of.
+    pub is_rest: bool,
+}
+
+/// A part of a refused response.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub names: BTreeSet<Name>,
+    pub is_rest: bool,
+}
+
+/// A name that was asked for and that an answer waits for.
+#[derive(Debug)]
+pub(super) struct Awaited {
+    pub until: Time,
+    /// It is waited for although it is not in the table.
+    pub is_made: bool,
 }
 
 #[derive(Debug)]
@@ -97,7 +114,7 @@ pub(super) struct Lane {
     /// What it said about some of them, for people.
     pub reasons: BTreeMap<Name, Arc<str>>,
     /// The parts of refused responses, to be sent one after the other until the culprit is alone.
-    pub bisect: VecDeque<BTreeSet<Name>>,
+    pub bisect: VecDeque<Part>,
     pub inflight: Option<Inflight>,
     pub last_nonce: Option<Nonce>,
     /// A response is due even if there is nothing to say.
@@ -111,8 +128,8 @@ pub(super) struct Lane {
     /// What held names were last judged by, and when to judge them again all the same.
     pub judged: Option<(u64, Revision, Revision)>,
     pub retry_at: Time,
-    /// Names without which no answer is given, each with the time until when.
-    pub awaited: BTreeMap<Name, Time>,
+    /// Names without which no answer is given.
+    pub awaited: BTreeMap<Name, Awaited>,
     /// One of them that has not come.
     pub awaits_for: Option<Name>,
     /// Set while none is given because of them.
@@ -167,7 +184,7 @@ impl Lane {
         self.pending.contains_key(name)
             || self.held.contains_key(name)
             || self.inflight.as_ref().is_some_and(|inflight| inflight.items.contains(name))
-            || self.bisect.iter().any(|names| names.contains(name))
+            || self.bisect.iter().any(|part| part.names.contains(name))
     }
 
     /// It is refused until it changes.

@@ -9,7 +9,7 @@ use envoy_types::pb::envoy::service::runtime::v3::Runtime;
 use envoy_types::pb::google::protobuf::Struct;
 use prost::Message;
 
-use super::lane::{Lane, Why};
+use super::lane::{Awaited, Lane, Why};
 use super::{Session, Standing};
 use crate::resource::{Key, Kind, Name, Resource, Revision, Visibility};
 use crate::table::Table;
@@ -141,28 +141,27 @@ impl Session {
     }
 
     /// Until when an answer waits for a name that was asked for: one that is to be made, or in SotW one that requires
-    /// something, because what is not in an answer is gone. All are looked at only when the last one found has come.
+    /// something, because what is not in an answer is gone. The one that was found last is looked at first.
     pub(super) fn awaits(&self, lane: &mut Lane, table: &Table, now: Time) -> Option<Time> {
         if lane.awaited.is_empty() {
             return None;
         }
-        let is_full_state = lane.is_full_state(self.mode);
-        let kind = lane.kind;
-        let waits = |(name, until): &(&Name, &Time)| {
-            **until > now
+        let (kind, is_full_state) = (lane.kind, lane.is_full_state(self.mode));
+        let waits = |(name, awaited): &(&Name, &Awaited)| {
+            awaited.until > now
                 && match table.live(kind, name) {
                     Some(resource) => {
                         is_full_state && !resource.required().iter().all(|key| self.is_met(key, table, now))
                     }
-                    None => self.is_made(kind, name),
+                    None => awaited.is_made,
                 }
         };
         let last = lane.awaits_for.as_ref().and_then(|name| lane.awaited.get_key_value(name));
         let found = last.filter(waits).or_else(|| lane.awaited.iter().find(waits));
-        let found = found.map(|(name, until)| (name.clone(), *until));
+        let found = found.map(|(name, awaited)| (name.clone(), awaited.until));
         if found.is_none() {
             // What is held from now on is held in favour of what the client has. What is made may go and come again.
-            lane.awaited.retain(|name, until| *until > now && self.is_made(kind, name));
+            lane.awaited.retain(|_, awaited| awaited.until > now && awaited.is_made);
         }
         let (name, until) = found.unzip();
         lane.awaits_for = name;

@@ -359,6 +359,32 @@ fn what_a_refusal_speaks_of_is_a_part_by_itself() {
     }
 }
 
+/// Each refusal names one, as of a client that stops at the first error. Without halves each of the 51 would cost a response
+/// with nearly everything, 25,000 resources in all.
+#[test]
+fn many_culprits_named_one_by_one_are_found_by_halves() {
+    const SCOPES: usize = 512;
+    let mut peer = in_sync(Mode::Delta);
+    let name = |number: usize| format!("m{number:03}");
+    let is_bad = |name: &str| name.ends_with('7');
+    let changes: Vec<Change> = (0..SCOPES).map(|number| scope(&name(number), "a")).collect();
+    let mut said = peer.apply(changes);
+    let mut sent = 0;
+    while let Some(response) = said.pop() {
+        let names: Vec<&str> = response.split_whitespace().skip(1).map(|name| name.trim_start_matches('+')).collect();
+        sent += names.len();
+        said = match names.iter().find(|name| is_bad(name)) {
+            Some(bad) => peer.nack_saying(ScopedRoute, &format!("scope {bad}: refused")),
+            None => peer.ack(ScopedRoute),
+        };
+    }
+    let mut refused: Vec<String> =
+        peer.session.take_rejections().into_iter().map(|rejection| rejection.key.name.to_string()).collect();
+    refused.sort();
+    assert_eq!(refused, (0..SCOPES).map(name).filter(|name| is_bad(name)).collect::<Vec<_>>());
+    assert!(sent <= 2 * SCOPES * SCOPES.ilog2() as usize, "{sent} resources for {SCOPES}");
+}
+
 /// A client that comes back has all of them in use, and what is not in an answer is gone.
 #[test]
 fn sotw_leaves_only_out_what_was_refused() {

@@ -2,7 +2,7 @@
 //!
 //! Not here: what a name leads to (`publisher`) and how that is said (`proxyless`).
 //! Invariants: a release that waits is told a moment after every client has taken over what came, or after a bound; names that
-//! nobody asks for any more are never more than those that may be asked for.
+//! nobody asks for any more are never more than those that may be asked for; a name is to be looked at twice at most.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,11 +11,12 @@ use xds::{Key, Kind, Name, OnDemand, Revision};
 
 use super::proxyless;
 
-/// Names that clients may ask for at once: each costs some kilobytes, whether there is such a model or not.
+/// Names that clients may ask for at once, with all that belongs to them: each costs some kilobytes, whether there is such a
+/// model or not. As many may be kept that nobody asks for.
 const NAMES_MAX: usize = 10_000;
 
-/// Half of them for one client, so that it leaves others room.
-const NAMES_OF_CLIENT_MAX: usize = NAMES_MAX / 2;
+/// Half of them for one stream, so that a client leaves others room.
+const NAMES_OF_STREAM_MAX: usize = NAMES_MAX / 2;
 
 /// What a client asks for of each: its listener, and then its cluster.
 const KEYS_OF_NAME: usize = 2;
@@ -34,7 +35,7 @@ const SETTLE_MS: u64 = 200;
 pub(crate) const ON_DEMAND: OnDemand = OnDemand {
     is: proxyless::is_one,
     limit: KEYS_OF_NAME * NAMES_MAX,
-    limit_of_stream: KEYS_OF_NAME * NAMES_OF_CLIENT_MAX,
+    limit_of_stream: KEYS_OF_NAME * NAMES_OF_STREAM_MAX,
 };
 
 /// A release of a route, told when clients have let go, too.
@@ -62,6 +63,13 @@ struct Hold {
     release: Option<Release>,
 }
 
+/// What a name is looked at for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Watch {
+    Hold,
+    Leave,
+}
+
 /// What became of a change of demand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turn {
@@ -79,7 +87,9 @@ pub(super) struct Demand {
     names: BTreeMap<Name, Asked>,
     followers: BTreeMap<PlacementSet, BTreeSet<Name>>,
     /// When to look at which name.
-    times: BTreeSet<(Time, Name)>,
+    times: BTreeSet<(Time, Name, Watch)>,
+    /// Names that only linger.
+    lingering: usize,
     unconfirmed: BTreeSet<Name>,
 }
 
@@ -103,24 +113,27 @@ impl Demand {
         let turn = if self.has(name) { Turn::Nothing } else { Turn::Begins };
         let asked = self.names.entry(name.clone()).or_default();
         asked.by.insert(kind);
-        asked.leaves = None;
+        if let Some(at) = asked.leaves.take() {
+            self.lingering -= 1;
+            self.times.remove(&(at, name.clone(), Watch::Leave));
+        }
         turn
     }
 
     /// Nobody asks for a resource of the name any more.
     pub(super) fn cease(&mut self, kind: Kind, name: &Name, now: Time) -> Turn {
-        let many = self.names.len() > NAMES_MAX;
-        let Some(asked) = self.names.get_mut(name) else { return Turn::Nothing };
+        let Some(asked) = self.names.get_mut(name).filter(|asked| asked.leaves.is_none()) else { return Turn::Nothing };
         asked.by.remove(&kind);
         if !asked.by.is_empty() {
             return Turn::Nothing;
         }
-        if many {
+        if self.lingering >= NAMES_MAX {
             return Turn::Ends;
         }
         let at = now.after(GRACE_MS);
         asked.leaves = Some(at);
-        self.times.insert((at, name.clone()));
+        self.lingering += 1;
+        self.times.insert((at, name.clone(), Watch::Leave));
         Turn::Nothing
     }
 
@@ -145,9 +158,13 @@ impl Demand {
     pub(super) fn hold(&mut self, name: &Name, now: Time) {
         let Some(asked) = self.names.get_mut(name) else { return };
         let until = now.after(HOLD_MS);
-        let release = asked.hold.take().and_then(|hold| hold.release);
+        let before = asked.hold.take();
+        if let Some(before) = &before {
+            self.times.remove(&(before.until, name.clone(), Watch::Hold));
+        }
+        let release = before.and_then(|hold| hold.release);
         asked.hold = Some(Hold { revision: None, until, acknowledged: false, release });
-        self.times.insert((until, name.clone()));
+        self.times.insert((until, name.clone(), Watch::Hold));
         self.unconfirmed.insert(name.clone());
     }
 
@@ -179,24 +196,25 @@ impl Demand {
         let hold = self.names.get_mut(&name).and_then(|asked| asked.hold.as_mut());
         let Some(hold) = hold.filter(|hold| hold.revision == Some(revision)) else { return };
         hold.acknowledged = true;
+        self.times.remove(&(hold.until, name.clone(), Watch::Hold));
         hold.until = now.after(SETTLE_MS);
-        self.times.insert((hold.until, name));
+        self.times.insert((hold.until, name, Watch::Hold));
     }
 
     /// What is due: names to remove, and releases that have waited long enough.
     pub(super) fn due(&mut self, now: Time) -> (Vec<Name>, Vec<Release>) {
         let (mut gone, mut released) = (Vec::new(), Vec::new());
-        while let Some((at, name)) = self.times.first().cloned().filter(|(at, _)| *at <= now) {
-            self.times.remove(&(at, name.clone()));
-            let Some(asked) = self.names.get_mut(&name) else { continue };
-            if let Some(hold) = asked.hold.take_if(|hold| hold.until <= now) {
-                if !hold.acknowledged {
-                    tracing::warn!(%name, "gRPC clients do not take new endpoints over, they are not waited for");
+        while let Some((at, name, watch)) = self.times.first().cloned().filter(|(at, ..)| *at <= now) {
+            self.times.remove(&(at, name.clone(), watch));
+            match watch {
+                Watch::Leave => gone.push(name),
+                Watch::Hold => {
+                    let Some(hold) = self.names.get_mut(&name).and_then(|asked| asked.hold.take()) else { continue };
+                    if !hold.acknowledged {
+                        tracing::warn!(%name, "gRPC clients do not take new endpoints over, they are not waited for");
+                    }
+                    released.extend(hold.release);
                 }
-                released.extend(hold.release);
-            }
-            if asked.leaves.is_some_and(|leaves| leaves <= now) {
-                gone.push(name);
             }
         }
         (gone, released)
@@ -204,12 +222,19 @@ impl Demand {
 
     /// When to ask for what is due.
     pub(super) fn next(&self) -> Option<Time> {
-        self.times.first().map(|(at, _)| *at)
+        self.times.first().map(|(at, ..)| *at)
     }
 
     /// Forgets a name that is removed; what waited for its clients does not any more.
     pub(super) fn forget(&mut self, name: &Name) -> Option<Release> {
         self.lead(name, BTreeSet::new());
-        self.names.remove(name)?.hold?.release
+        let asked = self.names.remove(name)?;
+        if let Some(at) = asked.leaves {
+            self.lingering -= 1;
+            self.times.remove(&(at, name.clone(), Watch::Leave));
+        }
+        let hold = asked.hold?;
+        self.times.remove(&(hold.until, name.clone(), Watch::Hold));
+        hold.release
     }
 }
