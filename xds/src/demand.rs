@@ -15,8 +15,8 @@ use crate::time::Time;
 /// Resources that the owner makes when a client asks for them by name, and takes away when nobody does any more.
 ///
 /// # Guarantees
-/// A wildcard never asks for one. A client that asks is answered when the resource is in the table, or, if the owner does
-/// not make it, after `lag_after`.
+/// A wildcard never asks for one. A client that asks is answered when the resource is in the table; if the owner does not
+/// make it, after `lag_after`; beyond a limit, at once that there is none, and when it is made later.
 ///
 /// # Assumptions
 /// The owner hides them from wildcards ([`crate::Resource::named_only`]).
