@@ -37,7 +37,7 @@ impl Admission {
     }
 
     pub fn held(permit: OwnedSemaphorePermit, shared: &Shared) -> Self {
-        let until = shared.now().after(shared.config.lag_after);
+        let until = shared.now().after(shared.config.first_answer_within.min(shared.config.lag_after));
         let (over, ended) = oneshot::channel::<()>();
         let timer = tokio::time::sleep_until(shared.instant(until));
         // A stream whose client does not read is not looked at, and so cannot give it back.

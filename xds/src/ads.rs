@@ -38,8 +38,11 @@ pub struct Config {
     pub drain_grace: Duration,
     pub tailor: Option<Tailor>,
     /// How many streams may be in their first answers at a time: each holds a list of everything until its client has ACKed
-    /// it, or `lag_after` has passed.
+    /// it, or `first_answer_within` has passed.
     pub first_answers: usize,
+    /// How long others wait for a stream that does not acknowledge its first answer: a small part of what a client with very
+    /// much takes, because it is the server's own work that is to be spread. At most `lag_after`.
+    pub first_answer_within: Duration,
     /// How old a stream may become; ages are spread over a fifth of it. A stream of age is sent nothing more, and ends with
     /// UNAVAILABLE when its client has acknowledged what it was sent, or after `lag_after`. So clients spread over several
     /// servers again, if their connections end, too: see [`Ads::drain`].
@@ -55,6 +58,7 @@ impl Default for Config {
             drain_grace: Duration::from_secs(10),
             tailor: None,
             first_answers: 16,
+            first_answer_within: Duration::from_millis(500),
             max_stream_age: None,
             on_demand: None,
         }

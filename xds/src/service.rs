@@ -284,14 +284,8 @@ impl<W: Wire> Loop<W> {
     /// `None` for a type this server does not know: a newer client asks for more, and must not lose the rest.
     fn admit(&mut self, request: W::Request) -> Result<Option<Request>, Status> {
         if self.joined.is_none() {
-            let node = W::node(&request).filter(|node| !node.id.is_empty());
-            let node = node.ok_or_else(|| {
-                Status::invalid_argument(
-                    "node.id is missing in the first request of the stream: set it in the bootstrap",
-                )
-            })?;
-            self.joined =
-                Some(Joined::new(Arc::clone(&self.shared), W::MODE, wire::node(node), Arc::clone(&self.sent)));
+            let node = wire::node(W::node(&request))?;
+            self.joined = Some(Joined::new(Arc::clone(&self.shared), W::MODE, node, Arc::clone(&self.sent)));
         }
         let kind = match (W::type_url(&request), self.implied) {
             ("", Some(kind)) => kind,

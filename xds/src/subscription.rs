@@ -11,7 +11,7 @@ use crate::resource::{Kind, Name, Visibility};
 const WILDCARD: &str = "*";
 
 /// Explicit names of one kind on one stream, together: Envoy at 100,000 models sends 1 MB of them.
-const MAX_NAMED_BYTES: usize = 64 << 20;
+pub(crate) const MAX_NAMED_BYTES: usize = 64 << 20;
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("resource_names of {kind:?} exceed {MAX_NAMED_BYTES} bytes on this stream")]
@@ -136,7 +136,7 @@ impl Interest {
 }
 
 /// A name's bytes and what the set adds to them.
-fn cost(name: &Name) -> usize {
+pub(crate) fn cost(name: &Name) -> usize {
     const OVERHEAD: usize = 48;
     name.as_str().len() + OVERHEAD
 }

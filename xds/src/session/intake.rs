@@ -45,7 +45,7 @@ impl Session {
         for name in &moves.dropped {
             lane.forget(name);
             if lane.interest.is_wildcard() {
-                lane.pending.insert(name.clone(), Why::Asked);
+                lane.answer_dropped(name)?;
             } else {
                 self.unuse(lane.kind, name);
             }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::message::{Mode, Nonce};
 use crate::resource::{Kind, Name, Resource, Revision, Version};
-use crate::subscription::Interest;
+use crate::subscription::{Interest, MAX_NAMED_BYTES, TooManyNames, cost};
 use crate::time::Time;
 
 /// Scopes in one response after the first: Envoy applies a response in one go on every worker, and 10,000 scopes at
@@ -107,6 +107,8 @@ pub(super) struct Lane {
     pub interest: Interest,
     pub cursor: Revision,
     pub pending: BTreeMap<Name, Why>,
+    /// Bytes of names that came into `pending` because they were dropped, since it was empty.
+    dropped_bytes: usize,
     /// What may not be sent yet, with the revision of the change.
     pub held: BTreeMap<Name, Revision>,
     /// What this client refused, `None` for a refused removal. Not sent again until it changes.
@@ -143,6 +145,7 @@ impl Lane {
             interest: Interest::new(kind),
             cursor: Revision::ZERO,
             pending: BTreeMap::new(),
+            dropped_bytes: 0,
             held: BTreeMap::new(),
             quarantine: BTreeMap::new(),
             reasons: BTreeMap::new(),
@@ -185,6 +188,19 @@ impl Lane {
             || self.held.contains_key(name)
             || self.inflight.as_ref().is_some_and(|inflight| inflight.items.contains(name))
             || self.bisect.iter().any(|part| part.names.contains(name))
+    }
+
+    /// A name that was dropped under a wildcard is answered; a client may drop more and more, and read nothing.
+    pub fn answer_dropped(&mut self, name: &Name) -> Result<(), TooManyNames> {
+        if self.pending.is_empty() {
+            self.dropped_bytes = 0;
+        }
+        self.dropped_bytes += cost(name);
+        if self.dropped_bytes > MAX_NAMED_BYTES {
+            return Err(TooManyNames { kind: self.kind });
+        }
+        self.pending.insert(name.clone(), Why::Asked);
+        Ok(())
     }
 
     /// It is refused until it changes.

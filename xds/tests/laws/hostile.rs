@@ -97,6 +97,22 @@ async fn a_client_that_stops_reading_costs_a_bounded_amount_and_delays_nobody() 
     until(&ads, "it has all", |streams| named(streams, "deaf").synced && !named(streams, "deaf").lagging).await;
 }
 
+/// More than may be in their first answers at a time, and none of them acknowledges it.
+#[tokio::test]
+async fn clients_that_never_acknowledge_do_not_keep_others_from_their_first_answers() {
+    let config = Config { lag_after: 10 * DEADLINE, ..Config::default() };
+    let deaf = 3 * config.first_answers;
+    let (ads, _feedback, address) = serve_as(config).await;
+    ads.publish(vec![Change::Put(resource(Kind::ScopedRoute, "iris", "1"))], vec![]).unwrap();
+    ads.open(false);
+    let mut all = Vec::new();
+    for number in 0..deaf {
+        all.push(Subscriber::open(address, &format!("deaf-{number}")).await);
+    }
+    until(&ads, "they are there", |streams| streams.len() == deaf).await;
+    Subscriber::open(address, "good").await.acknowledge().await;
+}
+
 #[tokio::test]
 async fn a_client_that_refuses_everything_is_sent_each_thing_a_few_times_and_then_nothing() {
     let (ads, mut feedback, address) = world(DEADLINE).await;

@@ -322,6 +322,37 @@ fn a_refused_response_is_bisected_until_the_culprit_is_alone() {
     assert!(matches!(peer.session.standing(&key, &peer.table), Standing::Applied(_)));
 }
 
+/// Each dropped name is answered under a wildcard; who drops ever more and reads nothing is cut off.
+#[test]
+fn names_dropped_under_a_wildcard_are_bounded() {
+    let mut peer = Peer::new(Mode::Delta);
+    assert_eq!(peer.ask(Cluster, &["*"]), ["Cluster"]);
+    let long = "n".repeat(1 << 20);
+    let refused = (0..100).find(|number| {
+        let name = || names(&[&format!("{long}{number}")]);
+        let ask = |subscribe, unsubscribe| Request {
+            kind: Cluster,
+            nonce: None,
+            error: None,
+            ask: xds::Ask::Delta { subscribe, unsubscribe, initial: vec![] },
+        };
+        let table = &peer.table;
+        peer.session.on_request(ask(name(), vec![]), table, peer.now).unwrap();
+        peer.session.on_request(ask(vec![], name()), table, peer.now).is_err()
+    });
+    assert_eq!(refused, Some(63), "64 MiB, and what is kept of each name");
+    // Who reads what it is told may go on without end.
+    let mut peer = Peer::new(Mode::Delta);
+    assert_eq!(peer.ask(Cluster, &["*"]), ["Cluster"]);
+    assert_eq!(peer.ack(Cluster), NOTHING);
+    for _ in 0..100 {
+        assert_eq!(peer.ask(Cluster, &[&long]), [format!("Cluster -{long}")]);
+        assert_eq!(peer.unsubscribe(Cluster, &[&long]), NOTHING);
+        assert_eq!(peer.ack(Cluster), [format!("Cluster -{long}")]);
+        assert_eq!(peer.ack(Cluster), NOTHING);
+    }
+}
+
 #[test]
 fn sotw_bisects_too_and_always_says_the_full_state() {
     let mut peer = in_sync(Mode::Sotw);

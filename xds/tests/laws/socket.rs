@@ -244,7 +244,8 @@ async fn a_lost_stream_is_waited_for_only_as_long_as_the_grace() {
 async fn first_answers_are_given_to_few_at_a_time() {
     for acknowledges in [true, false] {
         let lag_after = if acknowledges { 2 * DEADLINE } else { Duration::from_millis(300) };
-        let (ads, mut feedback, address) = serve_as(Config { first_answers: 1, lag_after, ..Config::default() }).await;
+        let (ads, mut feedback, address) =
+            serve_as(Config { first_answers: 1, first_answer_within: lag_after, lag_after, ..Config::default() }).await;
         ads.publish(vec![Change::Put(resource(Kind::ScopedRoute, "iris", "1"))], vec![]).unwrap();
         ads.open(false);
         let mut streams = Vec::new();
