@@ -44,12 +44,18 @@ pub enum Feedback {
         key: Key,
         revision: Revision,
     },
-    /// Comes before `Applied` of the same change, if that comes at all. `version` is `None` for a refused removal.
+    /// One client refused it; others may have applied it. Comes before `Applied` or `Refused` of the same change, if they come at
+    /// all. `version` is `None` for a refused removal.
     Rejected {
         key: Key,
         version: Option<Version>,
         node: String,
         message: String,
+    },
+    /// Comes instead of `Applied`, and nothing after it: of all clients that were waited for some refused it and none applied it.
+    Refused {
+        key: Key,
+        revision: Revision,
     },
     Connected {
         streams: usize,
@@ -376,6 +382,7 @@ impl Gate {
                 Feedback::Applied { .. }
                 | Feedback::Released { .. }
                 | Feedback::Rejected { .. }
+                | Feedback::Refused { .. }
                 | Feedback::Wanted { .. }
                 | Feedback::Unwanted { .. },
             )
@@ -464,6 +471,7 @@ impl Gate {
         let revision = waiting.revision;
         let told_before = waiting.told_applied;
         if !told_before && waiting.acks == 0 && waiting.refusals > 0 {
+            self.tell(Feedback::Refused { key: key.clone(), revision });
             self.unwatch(key);
             return;
         }

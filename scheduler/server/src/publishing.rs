@@ -119,6 +119,7 @@ impl Publishing {
                 heard @ (Feedback::Applied { .. }
                 | Feedback::Released { .. }
                 | Feedback::Rejected { .. }
+                | Feedback::Refused { .. }
                 | Feedback::Connected { .. }) => {
                     if let Some(news) = self.publisher.hear(heard, now()) {
                         self.tell(news).await;
@@ -133,9 +134,9 @@ impl Publishing {
         let event = match news {
             News::Applied { name, generation } => Event::RouteApplied { name, generation },
             News::Released { name, generation } => Event::RouteReleased { name, generation },
-            News::Rejected { name, generation, node, message } => {
-                error!(%name, %node, %message, "envoy refused a route");
-                Event::RouteRejected { name, generation, message: format!("Envoy {node} refused its route: {message}") }
+            News::Rejected { name, generation, message } => {
+                error!(%name, %message, "no envoy took a route");
+                Event::RouteRejected { name, generation, message }
             }
             News::Refused { key, node, message } => {
                 error!(%key, %node, %message, "a client refused a resource");

@@ -216,20 +216,32 @@ fn feedback_is_told_by_name_and_generation() {
         node: "envoy-0".to_owned(),
         message: "no".to_owned(),
     };
-    let rejected = News::Rejected {
-        name: name("iris"),
-        generation: Generation(2),
-        node: "envoy-0".to_owned(),
-        message: "no".to_owned(),
-    };
-    assert_eq!(hear(&mut world, refused(version)), Some(rejected.clone()));
+    let one_refused = Some(News::Refused { key: scope("iris"), node: "envoy-0".to_owned(), message: "no".to_owned() });
+    assert_eq!(hear(&mut world, refused(version)), one_refused);
     assert_eq!(hear(&mut world, Feedback::Applied { key: key.clone(), revision: later }), applied(2));
     assert_eq!(hear(&mut world, Feedback::Released { key: key.clone(), revision: later }), released(2));
     assert_eq!(hear(&mut world, Feedback::Released { key: key.clone(), revision: first }), None);
     // An Envoy that comes later may refuse what is current.
-    assert_eq!(hear(&mut world, refused(version)), Some(rejected));
-    let (_, last) = world.apply(vec![route("iris", 3, &[])], 0);
-    assert_eq!(hear(&mut world, Feedback::Released { key: key.clone(), revision: last }), released(3));
+    assert_eq!(hear(&mut world, refused(version)), one_refused);
+    // One that all refused.
+    let (third, revision) = world.apply(vec![route("iris", 3, &[&one])], 0);
+    let rejected = |message: &str| {
+        Some(News::Rejected { name: name("iris"), generation: Generation(3), message: message.to_owned() })
+    };
+    let all_refused = Feedback::Refused { key: key.clone(), revision };
+    assert_eq!(
+        hear(&mut world, all_refused.clone()),
+        rejected("every Envoy refused its route"),
+        "not the older refusal"
+    );
+    let version = third.changes.iter().find_map(|change| match change {
+        Change::Put(resource) if resource.key() == scope("iris") => Some(resource.version()),
+        Change::Put(_) | Change::Remove(_) => None,
+    });
+    assert_eq!(hear(&mut world, refused(version)), one_refused);
+    assert_eq!(hear(&mut world, all_refused), rejected("Envoy envoy-0 refused its route: no"));
+    let (_, last) = world.apply(vec![route("iris", 4, &[])], 0);
+    assert_eq!(hear(&mut world, Feedback::Released { key: key.clone(), revision: last }), released(4));
     // Forgotten.
     assert_eq!(hear(&mut world, Feedback::Applied { key, revision: last }), None);
     let mesh =

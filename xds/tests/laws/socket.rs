@@ -140,7 +140,7 @@ async fn delta_from_publication_to_release() {
 
     let bad = resource(Kind::ScopedRoute, "iris", "bad");
     let version = Some(bad.version());
-    ads.publish(vec![Change::Put(bad)], vec![scope.clone()]).unwrap();
+    let revision = ads.publish(vec![Change::Put(bad)], vec![scope.clone()]).unwrap();
     let third = responses.message().await.unwrap().unwrap();
     let error = envoy_types::pb::google::rpc::Status { message: "no such".into(), ..Default::default() };
     let nack = DeltaDiscoveryRequest { error_detail: Some(error), ..delta(Kind::ScopedRoute, &third.nonce) };
@@ -148,6 +148,7 @@ async fn delta_from_publication_to_release() {
     let rejected =
         Feedback::Rejected { key: scope.clone(), version, node: "envoy-0".into(), message: "no such".into() };
     assert_eq!(told(&mut feedback).await, rejected);
+    assert_eq!(told(&mut feedback).await, Feedback::Refused { key: scope.clone(), revision });
 
     let revision = ads.publish(vec![Change::Remove(scope.clone())], vec![scope.clone()]).unwrap();
     let fourth = responses.message().await.unwrap().unwrap();

@@ -25,6 +25,9 @@ use super::{gateways, listener, scope};
 /// than requests that are on their way to it usually take.
 pub const SET_GRACE_MS: u64 = 60_000;
 
+/// Names of which the text of a refusal is kept, some kilobytes each, until it is clear whether others took the route.
+const REFUSALS_MAX: usize = 1_000;
+
 /// Generations of a name whose feedback may still come. A newer one supersedes the older, so only a name that changes
 /// faster than feedback is read has several; what is forgotten is told by the newer.
 const MAX_REMEMBERED: usize = 16;
@@ -70,18 +73,16 @@ pub enum News {
         /// Which of its generations.
         generation: Generation,
     },
-    /// An Envoy refused this generation.
+    /// No Envoy uses this generation, and some refused it.
     Rejected {
         /// Which route.
         name: RoutableName,
         /// Which of its generations.
         generation: Generation,
-        /// Which Envoy.
-        node: String,
-        /// What it said.
+        /// Who refused it last, and what it said.
         message: String,
     },
-    /// An Envoy refused something that is no route of a name, or a route that is no longer current.
+    /// An Envoy refused something. Others may have taken it.
     Refused {
         /// What.
         key: Key,
@@ -142,6 +143,8 @@ pub struct Publisher {
     first: Option<Vec<Change>>,
     /// Names that were handed out and not confirmed as published yet.
     unconfirmed: BTreeSet<Name>,
+    /// The last refusal of a name, of one of its generations.
+    refusals: BTreeMap<Name, (Generation, String)>,
     /// Models and pipelines that somebody declared.
     declared: BTreeSet<Name>,
     gateways: Vec<Address>,
@@ -167,6 +170,7 @@ impl Publisher {
             mesh,
             first: Some(first),
             unconfirmed: BTreeSet::new(),
+            refusals: BTreeMap::new(),
             declared: BTreeSet::new(),
             gateways: Vec::new(),
             demand: Demand::default(),
@@ -258,10 +262,21 @@ impl Publisher {
                 let (name, generation) = self.demand.release(&key.name, released)?;
                 Some(News::Released { name, generation })
             }
-            Feedback::Rejected { key, version, node, message } => Some(match self.with_version(&key, version) {
-                Some((name, generation)) => News::Rejected { name, generation, node, message },
-                None => News::Refused { key, node, message },
-            }),
+            Feedback::Rejected { key, version, node, message } => {
+                if self.refusals.len() < REFUSALS_MAX
+                    && let Some((_, generation)) = self.with_version(&key, version)
+                {
+                    let text = format!("Envoy {node} refused its route: {message}");
+                    self.refusals.insert(key.name.clone(), (generation, text));
+                }
+                Some(News::Refused { key, node, message })
+            }
+            Feedback::Refused { key, revision } => {
+                let (name, generation) = self.at(&key, revision)?;
+                let refusal = self.refusals.remove(&key.name).filter(|(of, _)| *of == generation);
+                let message = refusal.map_or_else(|| "every Envoy refused its route".to_owned(), |(_, text)| text);
+                Some(News::Rejected { name, generation, message })
+            }
             Feedback::Connected { streams } => Some(News::Connected { streams }),
             Feedback::Wanted { .. } | Feedback::Unwanted { .. } => None,
         }
@@ -386,6 +401,7 @@ impl Publisher {
 
     /// Forgets what no feedback can come of any more: what is older than a released change, and a name that is gone.
     fn forget(&mut self, key: &Name, released: Revision) {
+        self.refusals.remove(key);
         let Some(published) = self.names.get_mut(key) else { return };
         published.sent.retain(|sent| sent.revision.is_none_or(|revision| revision >= released));
         let last = published.sent.iter().all(|sent| sent.revision == Some(released));

@@ -1,5 +1,7 @@
 //! The states of models and their replicas (rows 14 to 24).
 
+use std::sync::Arc;
+
 use messages::agent::model_event_message::Event;
 use messages::scheduler::model_replica_status::ModelReplicaState as Replica;
 use messages::scheduler::model_status::ModelState;
@@ -8,7 +10,8 @@ use tonic::Code;
 use crate::agent::{Agent, Identity};
 use crate::declare::Draft;
 use crate::envoy::Envoy;
-use crate::world::{World, reason_of, refused, replica, replicas};
+use crate::world::{World, loop_until, reason_of, refused, replica, replicas};
+use crate::xds_port::{self, has};
 
 #[tokio::test]
 async fn replica_is_available_when_its_route_is_applied() {
@@ -236,4 +239,23 @@ async fn refused_route_leaves_the_replica_loaded_and_says_why() {
     // Others are not held up.
     world.load(&Draft::of("other")).await.unwrap();
     world.until_state("other", 1, ModelState::ModelAvailable).await;
+}
+
+/// Whoever connects to the port may refuse; a model that another Envoy serves is not failed by that.
+#[tokio::test]
+async fn a_route_that_one_of_two_envoys_refuses_is_available_by_the_other() {
+    let counters = Arc::default();
+    let world = xds_port::world(&counters, None).await;
+    let _agent = Identity::of("onnx", 0).subscribe(&world).await;
+    let (first, second) = (Envoy::start(&world, "first").await, Envoy::start(&world, "second").await);
+    first.refuse("iris");
+    second.hold_routes();
+    world.load(&Draft::of("iris")).await.unwrap();
+    second.until_offered("iris", &[("iris_1", 100)]).await;
+    loop_until("its refusal has come", async || has(&counters, "switchyard_xds_nacks 1")).await;
+    second.release();
+    let status = world.until_state("iris", 1, ModelState::ModelAvailable).await;
+    assert_eq!(replicas(&status), [(0, Replica::Available)]);
+    let path = world.told.borrow().path("iris", 1, 0);
+    assert!(!path.contains(&Replica::LoadedUnavailable), "{path:?}");
 }

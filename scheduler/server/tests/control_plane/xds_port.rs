@@ -26,7 +26,7 @@ const LET_GO_WITHIN: Duration = Duration::from_secs(9);
 /// A second, and room for a busy machine: less than the scheduler gives its parts before it cuts them off.
 const ENDS_WITHIN: Duration = Duration::from_secs(4);
 
-async fn world(counters: &Arc<Counters>, first_sync_ms: Option<u64>) -> World {
+pub async fn world(counters: &Arc<Counters>, first_sync_ms: Option<u64>) -> World {
     let counters = Arc::clone(counters);
     World::start_with(Arc::new(tempfile::tempdir().unwrap()), move |config| {
         config.counters = counters;
@@ -62,7 +62,7 @@ async fn stream(at: SocketAddr) -> Requested {
     (requests, answers)
 }
 
-fn has(counters: &Counters, line: &str) -> Result<(), String> {
+pub fn has(counters: &Counters, line: &str) -> Result<(), String> {
     let mut text = String::new();
     counters.write(&mut text);
     if text.lines().any(|found| found == line) { Ok(()) } else { Err(text) }
