@@ -41,6 +41,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
             }
         };
         text = now;
+        // Between an editor's or a shell's emptying the file and its writing it. Comments alone mean that nothing is there.
+        if text.is_empty() {
+            continue;
+        }
         match gateway::parse(&text) {
             Ok(parsed) => {
                 gateway::publish(&ads, &parsed, &targets, port)?;

@@ -24,9 +24,9 @@ use crate::time::Time;
 pub struct OnDemand {
     /// Whether a name of a kind could be one. Called for each name that is asked for or dropped.
     pub is: fn(Kind, &str) -> bool,
-    /// So many names are wanted at once at most, whatever clients ask for; what is beyond is not made until there is room.
+    /// So many names of a kind are wanted at once at most, whatever clients ask for; what is beyond is not made until there is room.
     pub limit: usize,
-    /// A stream that asks for so many adds none; it may ask for those that others ask for.
+    /// A stream that asks for so many of a kind adds none; it may ask for those that others ask for.
     pub limit_of_stream: usize,
 }
 
@@ -46,13 +46,21 @@ pub enum Wish {
     Dropped(Key),
 }
 
+/// What one stream asks for.
+#[derive(Debug, Default)]
+struct Share {
+    keys: BTreeSet<Key>,
+    count: [usize; Kind::COUNT],
+}
+
 #[derive(Debug)]
 pub struct Demand {
     limit: usize,
     limit_of_stream: usize,
     wanted: HashMap<Key, BTreeSet<StreamId>>,
+    count: [usize; Kind::COUNT],
     /// The same from the other side.
-    asked: HashMap<StreamId, BTreeSet<Key>>,
+    asked: HashMap<StreamId, Share>,
     /// What the owner takes to be wanted.
     told: BTreeSet<Key>,
     /// What the owner was not told yet: in one of `wanted` and `told` and not in the other.
@@ -66,6 +74,7 @@ impl Demand {
             limit,
             limit_of_stream,
             wanted: HashMap::new(),
+            count: [0; Kind::COUNT],
             asked: HashMap::new(),
             told: BTreeSet::new(),
             untold: BTreeSet::new(),
@@ -74,24 +83,28 @@ impl Demand {
 
     /// A stream asks for a name. False: it is beyond a limit.
     pub fn ask(&mut self, id: StreamId, key: &Key) -> bool {
+        let slot = key.kind.index();
         if !self.wanted.contains_key(key) {
-            let share = self.asked.get(&id).map_or(0, BTreeSet::len);
-            if self.wanted.len() >= self.limit || share >= self.limit_of_stream {
+            let share = self.asked.get(&id).map_or(0, |share| share.count[slot]);
+            if self.count[slot] >= self.limit || share >= self.limit_of_stream {
                 return false;
             }
+            self.count[slot] += 1;
         }
         self.wanted.entry(key.clone()).or_default().insert(id);
-        self.asked.entry(id).or_default().insert(key.clone());
+        let share = self.asked.entry(id).or_default();
+        share.count[slot] += usize::from(share.keys.insert(key.clone()));
         self.note(key);
         true
     }
 
     /// A stream asks for a name no more.
     pub fn cease(&mut self, id: StreamId, key: &Key) {
-        if let Some(keys) = self.asked.get_mut(&id)
-            && keys.remove(key)
+        if let Some(share) = self.asked.get_mut(&id)
+            && share.keys.remove(key)
         {
-            if keys.is_empty() {
+            share.count[key.kind.index()] -= 1;
+            if share.keys.is_empty() {
                 self.asked.remove(&id);
             }
             self.want_less(id, key);
@@ -100,7 +113,7 @@ impl Demand {
 
     /// A stream is gone.
     pub fn leave(&mut self, id: StreamId) {
-        for key in self.asked.remove(&id).unwrap_or_default() {
+        for key in self.asked.remove(&id).unwrap_or_default().keys {
             self.want_less(id, &key);
         }
     }
@@ -110,6 +123,7 @@ impl Demand {
         streams.remove(&id);
         if streams.is_empty() {
             self.wanted.remove(key);
+            self.count[key.kind.index()] -= 1;
             self.note(key);
         }
     }
@@ -254,7 +268,7 @@ mod tests {
         assert_eq!(demand.poll(), [unwanted("iris"), wanted("wine")]);
         demand.leave(B);
         assert_eq!(demand.poll(), [unwanted("wine")]);
-        assert!(demand.asked.is_empty() && demand.wanted.is_empty());
+        assert!(demand.asked.is_empty() && demand.wanted.is_empty() && demand.count == [0; Kind::COUNT]);
     }
 
     #[test]
@@ -267,6 +281,7 @@ mod tests {
         assert_eq!(asked(&mut demand, A, &of_a), 2, "what it has costs nothing more");
         assert_eq!(asked(&mut demand, B, &of_b), 2);
         assert!(demand.ask(A, &of_b[0]), "what others ask for anyway");
+        assert!(demand.ask(A, &Key::new(Kind::Cluster, "a")), "each kind has limits of its own");
         demand.cease(A, &of_a[2]);
         demand.cease(A, &of_a[0]);
         assert!(!demand.ask(A, &of_a[2]), "it asks for two");

@@ -1,5 +1,6 @@
 //! A small gateway out of a list: each line `name address [address …]` is a cluster, and requests for `/name` go to it.
 
+use std::collections::HashSet;
 use std::error::Error;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -59,8 +60,9 @@ pub fn parse(text: &str) -> Result<Vec<Target>, String> {
         Ok(Target { name, addresses })
     };
     let targets = lines.map(target).collect::<Result<Vec<Target>, String>>()?;
-    match targets.iter().enumerate().find(|(index, target)| targets[..*index].iter().any(|of| of.name == target.name)) {
-        Some((_, target)) => Err(format!("{} is there twice", target.name)),
+    let mut names = HashSet::new();
+    match targets.iter().find(|target| !names.insert(&target.name)) {
+        Some(target) => Err(format!("{} is there twice", target.name)),
         None => Ok(targets),
     }
 }

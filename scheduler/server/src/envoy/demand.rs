@@ -11,15 +11,12 @@ use xds::{Key, Kind, Name, OnDemand, Revision};
 
 use super::proxyless;
 
-/// Names that clients may ask for at once, with all that belongs to them: each costs some kilobytes, whether there is such a
+/// Names that clients may ask for at once, by their listeners and by their clusters: each costs some kilobytes, whether there is such a
 /// model or not. As many may be kept that nobody asks for.
 const NAMES_MAX: usize = 10_000;
 
 /// Half of them for one stream, so that a client leaves others room.
 const NAMES_OF_STREAM_MAX: usize = NAMES_MAX / 2;
-
-/// What a client asks for of each: its listener, and then its cluster.
-const KEYS_OF_NAME: usize = 2;
 
 /// How long a name is kept that nobody asks for: longer than a client takes to come back that has lost its stream.
 const GRACE_MS: u64 = 60_000;
@@ -32,11 +29,8 @@ const HOLD_MS: u64 = 30_000;
 const SETTLE_MS: u64 = 200;
 
 /// What the table's server asks about.
-pub(crate) const ON_DEMAND: OnDemand = OnDemand {
-    is: proxyless::is_one,
-    limit: KEYS_OF_NAME * NAMES_MAX,
-    limit_of_stream: KEYS_OF_NAME * NAMES_OF_STREAM_MAX,
-};
+pub(crate) const ON_DEMAND: OnDemand =
+    OnDemand { is: proxyless::is_one, limit: NAMES_MAX, limit_of_stream: NAMES_OF_STREAM_MAX };
 
 /// A release of a route, told when clients have let go, too.
 pub(super) type Release = (RoutableName, Generation);
