@@ -229,11 +229,7 @@ fn feedback_is_told_by_name_and_generation() {
         Some(News::Rejected { name: name("iris"), generation: Generation(3), message: message.to_owned() })
     };
     let all_refused = Feedback::Refused { key: key.clone(), revision };
-    assert_eq!(
-        hear(&mut world, all_refused.clone()),
-        rejected("every Envoy refused its route"),
-        "not the older refusal"
-    );
+    assert_eq!(hear(&mut world, all_refused.clone()), rejected("no Envoy took its route"), "not the older refusal");
     let version = third.changes.iter().find_map(|change| match change {
         Change::Put(resource) if resource.key() == scope("iris") => Some(resource.version()),
         Change::Put(_) | Change::Remove(_) => None,

@@ -11,8 +11,8 @@ use xds::{Key, Kind, Name, OnDemand, Revision};
 
 use super::proxyless;
 
-/// Names that clients may ask for at once, by their listeners and by their clusters: each costs some kilobytes, whether there is such a
-/// model or not. As many may be kept that nobody asks for.
+/// Names that clients may ask for at once, by their listeners and by their clusters: each costs some kilobytes, whether
+/// there is such a model or not. As many may be kept that nobody asks for.
 const NAMES_MAX: usize = 10_000;
 
 /// Half of them for one stream, so that a client leaves others room.

@@ -263,9 +263,11 @@ impl Publisher {
                 Some(News::Released { name, generation })
             }
             Feedback::Rejected { key, version, node, message } => {
-                if self.refusals.len() < REFUSALS_MAX
-                    && let Some((_, generation)) = self.with_version(&key, version)
-                {
+                if let Some((_, generation)) = self.with_version(&key, version) {
+                    // Those that others had taken long before are of no use, and must not keep a newer one out.
+                    if self.refusals.len() >= REFUSALS_MAX {
+                        self.refusals.pop_first();
+                    }
                     let text = format!("Envoy {node} refused its route: {message}");
                     self.refusals.insert(key.name.clone(), (generation, text));
                 }
@@ -274,7 +276,7 @@ impl Publisher {
             Feedback::Refused { key, revision } => {
                 let (name, generation) = self.at(&key, revision)?;
                 let refusal = self.refusals.remove(&key.name).filter(|(of, _)| *of == generation);
-                let message = refusal.map_or_else(|| "every Envoy refused its route".to_owned(), |(_, text)| text);
+                let message = refusal.map_or_else(|| "no Envoy took its route".to_owned(), |(_, text)| text);
                 Some(News::Rejected { name, generation, message })
             }
             Feedback::Connected { streams } => Some(News::Connected { streams }),
