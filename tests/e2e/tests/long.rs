@@ -1,4 +1,4 @@
-//! Calls that take longer than Envoy's own limits would let them: no route timeout, and five silent minutes and more
+//! Calls that take longer than Envoy's own limits would let them: no route timeout, and ten silent minutes and more
 //! (data-plane row 21); and clients whose toolchain the test command does not ask for. Runs with the feature `long`.
 
 #[path = "shared/proxyless.rs"]
@@ -12,16 +12,16 @@ use anyhow::{Context, Result, ensure};
 use harness::{Model, Rest, Shape, Stack, go, sample, scenario};
 use messages::inference as pb;
 
-/// Longer than the five minutes after which Envoy ends a silent stream unless it is told otherwise.
-const LONG: Duration = Duration::from_secs(360);
+/// Longer than what is to be shown: the machine may be faster later.
+const LONG: Duration = Duration::from_secs(690);
 
-/// What the calls must have taken to show anything.
-const FIVE_MINUTES: Duration = Duration::from_secs(300);
+/// Twice the time after which Envoy ends a silent stream unless it is told otherwise.
+const TEN_MINUTES: Duration = Duration::from_secs(600);
 
 /// How long the calls may take at most: the machine does other things too.
-const AT_MOST: Duration = Duration::from_secs(1_200);
+const AT_MOST: Duration = Duration::from_secs(1_800);
 
-/// Rounds of the first calls, by which the others are measured.
+/// Rounds of the first pairs of calls, by which the long pair is measured.
 const TRIAL: i64 = 50_000;
 const TRIALS: usize = 3;
 
@@ -59,8 +59,14 @@ async fn over_grpc(stack: &Stack, rounds: i64) -> Result<Duration> {
     Ok(started.elapsed())
 }
 
+/// Both at once, as they share the machine; each goes to a replica of its own: least requests first.
+async fn over_both(stack: &Stack, rounds: i64) -> Result<(Duration, Duration)> {
+    let (rest, grpc) = tokio::join!(over_rest(stack, rounds), over_grpc(stack, rounds));
+    Ok((rest.context("REST")?, grpc.context("gRPC")?))
+}
+
 #[test]
-fn a_call_of_more_than_five_minutes_succeeds_over_rest_and_grpc() {
+fn a_call_of_more_than_ten_minutes_succeeds_over_rest_and_grpc() {
     let _alone = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
     scenario("long calls", Shape::default(), async |stack| {
         let control = stack.control();
@@ -69,16 +75,15 @@ fn a_call_of_more_than_five_minutes_succeeds_over_rest_and_grpc() {
         // The fastest: whatever else the machine did then, it may not do later.
         let mut trial = AT_MOST;
         for _ in 0..TRIALS {
-            trial = trial.min(over_rest(stack, TRIAL).await.context("a trial")?);
+            let (rest, grpc) = over_both(stack, TRIAL).await.context("a trial")?;
+            trial = trial.min(rest).min(grpc);
         }
         let rounds = LONG.as_secs_f64() / trial.as_secs_f64() * TRIAL as f64;
         let rounds = rounds as i64;
         println!("long calls: {TRIAL} rounds take {trial:?}, so {rounds} rounds are asked for");
-        // Each goes to a replica of its own: least requests first.
-        let (rest, grpc) = tokio::join!(over_rest(stack, rounds), over_grpc(stack, rounds));
-        let (rest, grpc) = (rest.context("REST")?, grpc.context("gRPC")?);
+        let (rest, grpc) = over_both(stack, rounds).await?;
         println!("long calls: REST {} s, gRPC {} s", rest.as_secs(), grpc.as_secs());
-        ensure!(rest > FIVE_MINUTES && grpc > FIVE_MINUTES, "they were long enough to show it: {rest:?}, {grpc:?}");
+        ensure!(rest > TEN_MINUTES && grpc > TEN_MINUTES, "they were long enough to show it: {rest:?}, {grpc:?}");
         Ok(())
     });
 }
