@@ -17,6 +17,7 @@ use crate::csds;
 use crate::demand::{Demand, OnDemand};
 use crate::gate::{Feedback, Gate, StreamId};
 use crate::health;
+use crate::inbox::Room;
 use crate::lifetime::{Lifetime, Stage};
 use crate::message::{Mode, Tailor};
 use crate::resource::{Change, Key, Kind, Revision};
@@ -84,7 +85,7 @@ pub struct StreamStatus {
 
 #[derive(Clone, Debug)]
 pub struct Ads {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 #[derive(Debug)]
@@ -104,6 +105,7 @@ pub(crate) struct Shared {
     seed: u64,
     wake: Arc<Notify>,
     pub admission: Arc<Semaphore>,
+    pub room: Room,
     streams: AtomicU64,
     begun: AtomicU64,
     started: Instant,
@@ -120,6 +122,7 @@ impl Ads {
                 config.on_demand.map_or(Demand::new(0, 0), |wanted| Demand::new(wanted.limit, wanted.limit_of_stream)),
             ),
             admission: Arc::new(Semaphore::new(config.first_answers.max(1))),
+            room: Room::default(),
             config,
             table: RwLock::new(Table::new()),
             registry: Mutex::new(BTreeMap::new()),

@@ -1,6 +1,7 @@
 //! The client status discovery service: what each client has, what is on its way and what it refused. For people and tools.
 //!
-//! An answer looks at every resource of every client that is asked for, so ask for one client where there are many.
+//! An answer looks at every resource of every client that is asked for, so ask for one client where there are many. One is made
+//! at a time, beside the streams and not among them.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,6 +20,8 @@ use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use envoy_types::pb::envoy::r#type::matcher::v3::{NodeMatcher, StringMatcher};
 use envoy_types::pb::google::protobuf::Any;
 use futures_util::{Stream, StreamExt};
+use prost::Message;
+use tokio::sync::Semaphore;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -26,19 +29,32 @@ use crate::ads::Shared;
 use crate::resource::Kind;
 use crate::session::{Delivery, ResourceStatus};
 
+/// Longest answer: a dozen clients with 100,000 scopes and what is in them, or a hundred without.
+const MAX_ANSWER_BYTES: usize = 512 << 20;
+
 #[derive(Clone, Debug)]
 pub(crate) struct Csds {
     shared: Arc<Shared>,
+    turn: Arc<Semaphore>,
 }
 
 pub(crate) fn service(shared: Arc<Shared>) -> ClientStatusDiscoveryServiceServer<Csds> {
-    ClientStatusDiscoveryServiceServer::new(Csds { shared }).max_encoding_message_size(usize::MAX)
+    let csds = Csds { shared, turn: Arc::new(Semaphore::new(1)) };
+    ClientStatusDiscoveryServiceServer::new(csds).max_encoding_message_size(usize::MAX)
 }
 
 impl Csds {
-    fn answer(&self, request: &ClientStatusRequest) -> Result<ClientStatusResponse, Status> {
+    async fn answer(&self, request: ClientStatusRequest) -> Result<ClientStatusResponse, Status> {
         request.node_matchers.iter().try_for_each(check)?;
-        let mut config = Vec::new();
+        let csds = self.clone();
+        // Closed it never is.
+        let _turn = self.turn.acquire().await;
+        let made = tokio::task::spawn_blocking(move || csds.made(&request, MAX_ANSWER_BYTES)).await;
+        made.map_err(|ended| Status::internal(format!("the answer was not made: {ended}")))?
+    }
+
+    fn made(&self, request: &ClientStatusRequest, limit: usize) -> Result<ClientStatusResponse, Status> {
+        let (mut config, mut bytes) = (Vec::new(), 0);
         for session in self.shared.sessions() {
             let session = session.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             let node = session.node();
@@ -48,12 +64,20 @@ impl Csds {
             let node = WireNode { id: node.id.clone(), cluster: node.cluster.clone(), ..WireNode::default() };
             let resources = session.resources(&self.shared.table());
             drop(session);
-            let configs = resources.iter().map(|resource| generic(resource, !request.exclude_resource_contents));
-            config.push(ClientConfig {
-                node: Some(node),
-                generic_xds_configs: configs.collect(),
-                ..ClientConfig::default()
-            });
+            let mut generic_xds_configs = Vec::with_capacity(resources.len());
+            for resource in &resources {
+                let generic = generic(resource, !request.exclude_resource_contents);
+                bytes += generic.encoded_len();
+                if bytes > limit {
+                    let text = format!(
+                        "the answer has more than {limit} bytes: ask for one client (node_matchers), or without what is in \
+                         the resources (exclude_resource_contents)"
+                    );
+                    return Err(Status::out_of_range(text));
+                }
+                generic_xds_configs.push(generic);
+            }
+            config.push(ClientConfig { node: Some(node), generic_xds_configs, ..ClientConfig::default() });
         }
         Ok(ClientStatusResponse { config })
     }
@@ -190,7 +214,10 @@ impl ClientStatusDiscoveryService for Csds {
             let _drains = stage.wait_for(|stage| stage.is_draining()).await;
         };
         let requests = request.into_inner().take_until(Box::pin(draining));
-        let answers = requests.map(move |request| csds.answer(&request?));
+        let answers = requests.then(move |request| {
+            let csds = csds.clone();
+            async move { csds.answer(request?).await }
+        });
         Ok(Response::new(Box::pin(answers)))
     }
 
@@ -198,6 +225,45 @@ impl ClientStatusDiscoveryService for Csds {
         &self,
         request: Request<ClientStatusRequest>,
     ) -> Result<Response<ClientStatusResponse>, Status> {
-        self.answer(request.get_ref()).map(Response::new)
+        self.answer(request.into_inner()).await.map(Response::new)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::ads::{Ads, Config};
+    use crate::gate::StreamId;
+    use crate::message::{Ask, Mode, Node};
+    use crate::resource::{Change, Resource};
+    use crate::session::Session;
+
+    #[tokio::test]
+    async fn an_answer_that_would_be_too_long_says_what_to_leave_out() {
+        let (ads, _feedback) = Ads::new(Config::default());
+        let scope = Resource::new(Kind::ScopedRoute, "iris", vec![0; 10_000].into());
+        ads.publish(vec![Change::Put(scope)], vec![]).unwrap();
+        for number in 0..3 {
+            let node = Node { id: format!("envoy-{number}"), ..Node::default() };
+            let mut session = Session::new(Mode::Delta, node, Duration::ZERO, None);
+            let ask = Ask::Delta { subscribe: vec![], unsubscribe: vec![], initial: vec![] };
+            let all = crate::message::Request { kind: Kind::ScopedRoute, nonce: None, error: None, ask };
+            session.on_request(all, &ads.shared.table(), ads.now()).unwrap();
+            ads.shared.joined(StreamId(number), &Arc::new(Mutex::new(session)));
+        }
+        let csds = Csds { shared: Arc::clone(&ads.shared), turn: Arc::new(Semaphore::new(1)) };
+        let made = |request: &ClientStatusRequest| csds.made(request, 25_000);
+        let whole = ClientStatusRequest::default();
+        let refused = made(&whole).unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::OutOfRange);
+        assert!(refused.message().starts_with("the answer has more than 25000 bytes: "), "{}", refused.message());
+        let without = ClientStatusRequest { exclude_resource_contents: true, ..ClientStatusRequest::default() };
+        assert_eq!(made(&without).unwrap().config.len(), 3);
+        let node_id = StringMatcher { match_pattern: Some(MatchPattern::Exact("envoy-1".into())), ignore_case: false };
+        let node_matchers = vec![NodeMatcher { node_id: Some(node_id), node_metadatas: vec![] }];
+        assert_eq!(made(&ClientStatusRequest { node_matchers, ..whole }).unwrap().config.len(), 1);
     }
 }

@@ -3,7 +3,7 @@
 //! The table of resources has one writer; any number of streams read it. Pure parts: `resource`, `table`,
 //! `subscription`, `session` (one stream without the stream), `gate` (who has applied what), `demand` (who asks for what
 //! is made on demand), `lifetime` (when streams are answered and end). `ads` is the handle that owners hold; `service`,
-//! `health`, `csds`, `wire` and `encode` are the gRPC border.
+//! `inbox`, `health`, `csds`, `wire` and `encode` are the gRPC border.
 //!
 //! Not here: models, placements, or what any resource says. Bodies are opaque bytes encoded by the caller.
 
@@ -19,6 +19,7 @@ mod demand;
 mod encode;
 mod gate;
 mod health;
+mod inbox;
 mod lifetime;
 mod message;
 mod resource;

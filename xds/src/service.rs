@@ -20,7 +20,6 @@ use http::{HeaderMap, HeaderValue};
 use http_body::{Body, Frame};
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tonic::codec::Streaming;
 use tonic::codegen::Service;
 use tonic::server::NamedService;
 use tonic::{Status, body::Body as TonicBody};
@@ -30,16 +29,14 @@ use crate::ads::{Begun, Shared, StreamStatus};
 use crate::demand::Refused;
 use crate::encode::Encoding;
 use crate::gate::{Progress, StreamId};
+use crate::inbox::Inbox;
 use crate::lifetime::{End, Lifetime, Stage};
 use crate::message::{Mode, Node, Request, Response};
 use crate::resource::Kind;
 use crate::rpcs::RPCS;
 use crate::session::{Session, Standing};
 use crate::time::Time;
-use crate::wire::{self, Delta, Requests, Sotw, Wire};
-
-/// A request at 100,000 models lists as many versions: 1.7 MB. Room for long names and forty times the models.
-const MAX_REQUEST_BYTES: usize = 64 << 20;
+use crate::wire::{self, Delta, Sotw, Wire};
 
 /// The first answer is one message: 50 MB at 100,000 rich scopes. Above this the stream ends with an error.
 const MAX_RESPONSE_BYTES: usize = 512 << 20;
@@ -92,7 +89,7 @@ fn answer<W: Wire>(
     if shared.stage().borrow().is_draining() {
         return End::Drain.status().into_http();
     }
-    let requests = Streaming::new_request(Requests::new(), request.into_body(), None, Some(MAX_REQUEST_BYTES));
+    let requests = Inbox::new(request.into_body(), shared.room.clone());
     let (begun, lifetime) = shared.begin();
     let sent = Arc::default();
     let stream = Loop::<W> {
@@ -183,7 +180,7 @@ struct Loop<W: Wire> {
     lifetime: Lifetime,
     sent: Arc<AtomicU64>,
     implied: Option<Kind>,
-    requests: Streaming<W::Request>,
+    requests: Inbox<W::Request>,
     joined: Option<Joined>,
     outbox: VecDeque<Response>,
     ended: bool,
@@ -237,7 +234,7 @@ impl<W: Wire> Loop<W> {
         let admission = Arc::clone(&self.shared.admission);
         // Every arm is safe to cancel: a message that is not complete stays in the stream's buffer.
         let request = tokio::select! {
-            request = self.requests.message() => match request {
+            request = self.requests.next() => match request {
                 Ok(Some(request)) => Some(request),
                 Ok(None) => return None,
                 Err(status) => {

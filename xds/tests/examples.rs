@@ -76,8 +76,12 @@ fn envoy(bootstrap: &Path) -> Child {
 
 /// Status line and body of `GET /a`.
 async fn get(port: u16) -> std::io::Result<(String, String)> {
+    get_path(port, "/a").await
+}
+
+async fn get_path(port: u16, path: &str) -> std::io::Result<(String, String)> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
-    stream.write_all(b"GET /a HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").as_bytes()).await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
@@ -100,6 +104,8 @@ async fn what_stands_in_the_file_is_what_requests_see() {
         }
         tokio::task::yield_now().await;
     }
+    assert_eq!(get_path(port, "/a/b?c=d").await.expect("an answer").1, "one");
+    assert!(get_path(port, "/ab").await.expect("an answer").0.contains("404"), "another name");
     // Nothing that cannot be read changes anything, and no change costs a request.
     std::fs::write(&targets, format!("a {other} nonsense")).expect("write");
     let mut said = BufReader::new(server.stderr.take().expect("a pipe")).lines();

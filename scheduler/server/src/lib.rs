@@ -10,6 +10,7 @@ mod counters;
 mod driver;
 pub mod envoy;
 mod feed;
+mod greeted;
 mod grpc;
 mod handle;
 mod outbox;

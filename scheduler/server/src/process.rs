@@ -7,9 +7,10 @@ use api::agent::agent_service_server::AgentServiceServer;
 use api::health::health_check_service_server::HealthCheckServiceServer;
 use api::scheduler::scheduler_server::SchedulerServer;
 use api::worker::workers_server::WorkersServer;
+use futures_util::{Stream, StreamExt};
 use runtime::{OnError, Stop, Tasks, TasksFailed};
 use scheduler_core::{Effect, Machine};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::service::Routes;
 use tonic::transport::Server;
@@ -20,6 +21,7 @@ use xds::Ads;
 
 use crate::config::Config;
 use crate::driver::{Driver, INBOX, now};
+use crate::greeted::Greeted;
 use crate::grpc::agents::{Agents, Never};
 use crate::grpc::control::Control;
 use crate::grpc::health::Health;
@@ -198,12 +200,15 @@ fn server() -> Server {
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
 }
 
+fn incoming(listener: TcpListener) -> impl Stream<Item = io::Result<Greeted<TcpStream>>> {
+    // Without this a small message waits 40 ms for the acknowledgement of the one before it.
+    TcpIncoming::from(listener).with_nodelay(Some(true)).map(|stream| stream.map(Greeted::new))
+}
+
 fn serve(tasks: &Tasks, what: &'static str, router: tonic::transport::server::Router, listener: TcpListener) {
     let stop = tasks.stop().clone();
     tasks.spawn("grpc", OnError::StopProcess, async move {
-        // Without this a small message waits 40 ms for the acknowledgement of the one before it.
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        let serving = router.serve_with_incoming(incoming);
+        let serving = router.serve_with_incoming(incoming(listener));
         tokio::select! {
             outcome = serving => outcome.map_err(|cause| ServeError { what, cause }),
             // Streams are endless, so there is no waiting for them; their peers come back to the next process.
@@ -222,8 +227,7 @@ fn serve_envoys(tasks: &Tasks, ads: Ads, age: Option<Duration>, over: Duration, 
     let router = server.add_routes(ads.routes());
     let stop = tasks.stop().clone();
     tasks.spawn("grpc", OnError::StopProcess, async move {
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        let serving = router.serve_with_incoming_shutdown(incoming, stop.requested());
+        let serving = router.serve_with_incoming_shutdown(incoming(listener), stop.requested());
         let draining = async {
             stop.requested().await;
             match tokio::time::timeout(over + LAST_WORDS, ads.drain(over)).await {

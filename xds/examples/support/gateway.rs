@@ -51,6 +51,9 @@ pub fn parse(text: &str) -> Result<Vec<Target>, String> {
     let target = |(number, line): (usize, &str)| {
         let mut words = line.split_whitespace();
         let name = words.next().unwrap_or_default().to_owned();
+        if name.contains(['/', '?', '#']) {
+            return Err(format!("line {number}: {name} is no single segment of a path"));
+        }
         let address =
             |word: &str| word.parse().map_err(|_| format!("line {number}: {word:?} is no address like 127.0.0.1:80"));
         let addresses = words.map(address).collect::<Result<Vec<SocketAddr>, String>>()?;
@@ -176,7 +179,7 @@ fn endpoints(target: &Target) -> Resource {
 fn routes(targets: &[Target]) -> Resource {
     let route = |target: &Target| Route {
         r#match: Some(RouteMatch {
-            path_specifier: Some(PathSpecifier::Prefix(format!("/{}", target.name))),
+            path_specifier: Some(PathSpecifier::PathSeparatedPrefix(format!("/{}", target.name))),
             ..RouteMatch::default()
         }),
         action: Some(Action::Route(RouteAction {

@@ -1,5 +1,8 @@
 //! Rows of text under a header, in columns.
 
+/// Columns are not wider than this; what is longer pushes the rest of its row to the right.
+const WIDEST: usize = 1_000;
+
 /// The table as text, without a last end of line. Control characters, which would break rows or terminals, become
 /// spaces.
 pub(crate) fn table<const N: usize>(header: [&str; N], rows: &[[String; N]]) -> String {
@@ -7,7 +10,7 @@ pub(crate) fn table<const N: usize>(header: [&str; N], rows: &[[String; N]]) -> 
     let mut widths = header.map(|cell| cell.chars().count());
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
+            *width = (*width).max(cell.chars().count()).min(WIDEST);
         }
     }
     let line = |cells: [&str; N]| {
@@ -40,5 +43,8 @@ mod tests {
             "model        state\n-----        -----\niris         ModelAvailable\na-long-name  no way [31m"
         );
         assert_eq!(table(["model"], &[]), "model\n-----");
+        // No width that a format can have.
+        let endless = "n".repeat(100_000);
+        assert!(table(["model", "state"], &[[endless.clone(), "up".to_owned()]]).ends_with(&format!("{endless}  up")));
     }
 }

@@ -16,6 +16,7 @@ mod replica;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -247,6 +248,8 @@ async fn start_scheduler(
     config.decisions.partitions = flags.dataplane.partitions;
     config.envoy.access_log =
         config.envoy.access_log.map(|log| scheduler::envoy::AccessLog { path: dir.join("envoy-accesslog.txt"), ..log });
+    let counters = config.counters.clone();
+    health.add_metrics(Arc::new(move |text| counters.write(text)));
     // Its sockets are open, so others may call it now; if it cannot start, its failure is what the process ends with.
     tasks.spawn("scheduler", OnError::StopProcess, scheduler::run(config, listeners, tasks.stop().clone()));
     tasks.spawn(

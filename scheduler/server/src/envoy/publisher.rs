@@ -8,6 +8,7 @@
 //! server-wide scopes and everything it was given; work for a change does not depend on the number of names.
 
 mod clients;
+mod refusals;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,13 +21,11 @@ use super::demand::Demand;
 use super::mesh::Mesh;
 use super::settings::Settings;
 use super::{gateways, listener, scope};
+use refusals::Refusals;
 
 /// How long a cluster without routes stays: longer than a restart of a server or a roll-out takes to use it again, and
 /// than requests that are on their way to it usually take.
 pub const SET_GRACE_MS: u64 = 60_000;
-
-/// Names of which the text of a refusal is kept, some kilobytes each, until it is clear whether others took the route.
-const REFUSALS_MAX: usize = 1_000;
 
 /// Generations of a name whose feedback may still come. A newer one supersedes the older, so only a name that changes
 /// faster than feedback is read has several; what is forgotten is told by the newer.
@@ -143,8 +142,7 @@ pub struct Publisher {
     first: Option<Vec<Change>>,
     /// Names that were handed out and not confirmed as published yet.
     unconfirmed: BTreeSet<Name>,
-    /// The last refusal of a name, of one of its generations.
-    refusals: BTreeMap<Name, (Generation, String)>,
+    refusals: Refusals,
     /// Models and pipelines that somebody declared.
     declared: BTreeSet<Name>,
     gateways: Vec<Address>,
@@ -170,7 +168,7 @@ impl Publisher {
             mesh,
             first: Some(first),
             unconfirmed: BTreeSet::new(),
-            refusals: BTreeMap::new(),
+            refusals: Refusals::default(),
             declared: BTreeSet::new(),
             gateways: Vec::new(),
             demand: Demand::default(),
@@ -264,19 +262,15 @@ impl Publisher {
             }
             Feedback::Rejected { key, version, node, message } => {
                 if let Some((_, generation)) = self.with_version(&key, version) {
-                    // Those that others had taken long before are of no use, and must not keep a newer one out.
-                    if self.refusals.len() >= REFUSALS_MAX {
-                        self.refusals.pop_first();
-                    }
                     let text = format!("Envoy {node} refused its route: {message}");
-                    self.refusals.insert(key.name.clone(), (generation, text));
+                    self.refusals.insert(&key.name, generation, text);
                 }
                 Some(News::Refused { key, node, message })
             }
             Feedback::Refused { key, revision } => {
                 let (name, generation) = self.at(&key, revision)?;
-                let refusal = self.refusals.remove(&key.name).filter(|(of, _)| *of == generation);
-                let message = refusal.map_or_else(|| "no Envoy took its route".to_owned(), |(_, text)| text);
+                let refusal = self.refusals.take(&key.name, generation);
+                let message = refusal.unwrap_or_else(|| "no Envoy took its route".to_owned());
                 Some(News::Rejected { name, generation, message })
             }
             Feedback::Connected { streams } => Some(News::Connected { streams }),
@@ -403,7 +397,7 @@ impl Publisher {
 
     /// Forgets what no feedback can come of any more: what is older than a released change, and a name that is gone.
     fn forget(&mut self, key: &Name, released: Revision) {
-        self.refusals.remove(key);
+        self.refusals.forget(key);
         let Some(published) = self.names.get_mut(key) else { return };
         published.sent.retain(|sent| sent.revision.is_none_or(|revision| revision >= released));
         let last = published.sent.iter().all(|sent| sent.revision == Some(released));

@@ -212,6 +212,7 @@ async fn numbers_are_exact_silence_is_refused_and_everything_is_counted() -> Res
         r#"seldon_pipeline_infer_total{server="pipeline-gateway",pipeline="silent",method_type="rest",code="422"} 1"#,
         r#"seldon_pipeline_infer_total{server="pipeline-gateway",pipeline="wrong",method_type="grpc",code="#,
         "switchyard_modelgateway_failed_total 2",
+        "switchyard_xds_synced_streams 1",
     ] {
         let found = until(WITHIN, line, async || {
             let metrics = Rest::new(up.address(9_999)).get("/metrics", &[]).await?.body;
