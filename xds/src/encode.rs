@@ -1,16 +1,25 @@
 //! A response on the wire, piece by piece: the bodies of resources are shared with all other streams until the moment they
-//! are copied into a piece, so that a first answer of many megabytes costs a stream little more than a piece.
+//! are copied into a piece, and there are few pieces at a time, so that a first answer of many megabytes costs a stream little
+//! more than those.
 //!
 //! The fields and their numbers are those of `envoy.service.discovery.v3`; tests decode what is written here with the
 //! generated types.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
 use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::task::AtomicWaker;
 
 use crate::message::{Mode, Response};
-use crate::resource::{Name, Resource};
+use crate::resource::Resource;
 
-/// Bytes that are handed out together, and what is over of the last body.
+/// Bytes that are handed out together, unless one body is longer.
 const PIECE_BYTES: usize = 64 << 10;
+
+/// Pieces of one stream that are not written to its socket yet. What the socket takes besides is the kernel's.
+const PIECES_MAX: usize = 2;
 
 /// The header of a gRPC message: no compression, and its length in four bytes.
 const FRAME_BYTES: usize = 5;
@@ -41,6 +50,8 @@ pub(crate) struct Encoding {
     version: String,
     nonce: String,
     message_bytes: usize,
+    /// Bytes that are not handed out yet.
+    left: usize,
     next: Next,
 }
 
@@ -49,15 +60,66 @@ pub(crate) struct Encoding {
 enum Next {
     Head,
     Resource(usize),
+    Removed(usize),
     Tail,
     Nothing,
+}
+
+/// Counts the pieces of a stream that the transport has.
+#[derive(Debug, Default)]
+pub(crate) struct Flow {
+    pieces: AtomicUsize,
+    /// Of who waits until it has written one.
+    waker: AtomicWaker,
+}
+
+impl Flow {
+    /// Ready when another piece may be handed out.
+    pub(crate) fn poll_room(&self, context: &Context<'_>) -> Poll<()> {
+        if self.pieces.load(Ordering::Acquire) < PIECES_MAX {
+            return Poll::Ready(());
+        }
+        self.waker.register(context.waker());
+        // One may have been written since.
+        match self.pieces.load(Ordering::Acquire) < PIECES_MAX {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    }
+
+    /// The same bytes, counted until the last of them is dropped.
+    pub(crate) fn counted(self: &Arc<Self>, bytes: Bytes) -> Bytes {
+        self.pieces.fetch_add(1, Ordering::AcqRel);
+        Bytes::from_owner(Counted { bytes, flow: Arc::clone(self) })
+    }
+}
+
+struct Counted {
+    bytes: Bytes,
+    flow: Arc<Flow>,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        // Freed first, because who is woken makes the next one.
+        self.bytes = Bytes::new();
+        self.flow.pieces.fetch_sub(1, Ordering::AcqRel);
+        self.flow.waker.wake();
+    }
 }
 
 impl Encoding {
     pub(crate) fn new(mode: Mode, response: Response) -> Self {
         let (version, nonce) = (response.version.to_string(), response.nonce.to_string());
-        let mut encoding = Encoding { mode, response, version, nonce, message_bytes: 0, next: Next::Head };
+        let mut encoding = Encoding { mode, response, version, nonce, message_bytes: 0, left: 0, next: Next::Head };
         encoding.message_bytes = encoding.measured();
+        encoding.left = FRAME_BYTES + encoding.message_bytes;
         encoding
     }
 
@@ -95,38 +157,62 @@ impl Encoding {
 
     /// The next piece, until there is none.
     pub(crate) fn piece(&mut self) -> Option<Bytes> {
-        let mut piece = BytesMut::new();
-        loop {
-            match self.next {
-                Next::Head => {
-                    piece.reserve(PIECE_BYTES.min(FRAME_BYTES + self.message_bytes));
-                    piece.put_u8(0);
-                    piece.put_u32(u32::try_from(self.message_bytes).unwrap_or(u32::MAX));
-                    put(&mut piece, VERSION, self.version.as_bytes());
-                    self.next = Next::Resource(0);
-                }
-                Next::Resource(at) => match self.response.resources.get(at) {
-                    Some(resource) => {
-                        self.put_before_body(&mut piece, resource);
-                        self.next = Next::Resource(at + 1);
-                        piece.put_slice(resource.body());
-                    }
-                    None => self.next = Next::Tail,
-                },
-                Next::Tail => {
-                    put(&mut piece, TYPE_URL, self.type_url().as_bytes());
-                    put(&mut piece, NONCE, self.nonce.as_bytes());
-                    self.response
-                        .removed
-                        .iter()
-                        .for_each(|name: &Name| put(&mut piece, REMOVED, name.as_str().as_bytes()));
-                    self.next = Next::Nothing;
-                }
-                Next::Nothing => return (!piece.is_empty()).then(|| piece.freeze()),
+        let needed = self.needed()?;
+        let mut piece = BytesMut::with_capacity(PIECE_BYTES.max(needed).min(self.left));
+        while let Some(needed) = self.needed()
+            && (piece.is_empty() || piece.len() + needed <= PIECE_BYTES)
+        {
+            self.next = self.put_next(&mut piece);
+        }
+        self.left = self.left.saturating_sub(piece.len());
+        Some(piece.freeze())
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self.next, Next::Nothing)
+    }
+
+    /// Length of what is written next; `None` at the end.
+    fn needed(&self) -> Option<usize> {
+        let Response { resources, removed, .. } = &self.response;
+        Some(match self.next {
+            Next::Head => FRAME_BYTES + field(self.version.len()),
+            Next::Resource(at) => resources.get(at).map_or(0, |resource| field(self.resource(resource))),
+            Next::Removed(at) => removed.get(at).map_or(0, |name| field(name.as_str().len())),
+            Next::Tail => field(self.type_url().len()) + field(self.nonce.len()),
+            Next::Nothing => return None,
+        })
+    }
+
+    fn put_next(&self, piece: &mut BytesMut) -> Next {
+        match self.next {
+            Next::Head => {
+                piece.put_u8(0);
+                piece.put_u32(u32::try_from(self.message_bytes).unwrap_or(u32::MAX));
+                put(piece, VERSION, self.version.as_bytes());
+                Next::Resource(0)
             }
-            if piece.len() >= PIECE_BYTES {
-                return Some(piece.freeze());
+            Next::Resource(at) => match self.response.resources.get(at) {
+                Some(resource) => {
+                    self.put_before_body(piece, resource);
+                    piece.put_slice(resource.body());
+                    Next::Resource(at + 1)
+                }
+                None => Next::Removed(0),
+            },
+            Next::Removed(at) => match self.response.removed.get(at) {
+                Some(name) => {
+                    put(piece, REMOVED, name.as_str().as_bytes());
+                    Next::Removed(at + 1)
+                }
+                None => Next::Tail,
+            },
+            Next::Tail => {
+                put(piece, TYPE_URL, self.type_url().as_bytes());
+                put(piece, NONCE, self.nonce.as_bytes());
+                Next::Nothing
             }
+            Next::Nothing => Next::Nothing,
         }
     }
 
@@ -162,15 +248,15 @@ fn put(to: &mut BytesMut, number: u32, bytes: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse};
     use proptest::prelude::*;
     use prost::Message;
 
     use super::*;
+    use std::task::{Wake, Waker};
+
     use crate::message::{Nonce, VersionInfo};
-    use crate::resource::{Kind, Revision};
+    use crate::resource::{Kind, Name, Revision};
 
     prop_compose! {
         fn resource()(
@@ -188,11 +274,12 @@ mod tests {
     fn written(mode: Mode, response: &Response) -> Bytes {
         let mut encoding = Encoding::new(mode, response.clone());
         let mut all = BytesMut::new();
-        let largest = response.resources.iter().map(|resource| resource.body().len()).max().unwrap_or(0);
+        let largest = response.resources.iter().map(|resource| encoding.resource(resource) + 8).max().unwrap_or(0);
         while let Some(piece) = encoding.piece() {
-            assert!(!piece.is_empty() && piece.len() < PIECE_BYTES + largest + 1_000, "{}", piece.len());
+            assert!(!piece.is_empty() && piece.len() <= PIECE_BYTES.max(largest), "{}", piece.len());
             all.extend_from_slice(&piece);
         }
+        assert_eq!(encoding.left, 0);
         let all = all.freeze();
         assert_eq!(all[0], 0, "not compressed");
         assert_eq!(
@@ -200,6 +287,36 @@ mod tests {
             all.len() - FRAME_BYTES
         );
         all.slice(FRAME_BYTES..)
+    }
+
+    #[test]
+    fn few_pieces_are_with_the_transport_and_each_that_is_written_lets_the_next_one_go() {
+        let flow = Arc::new(Flow::default());
+        let wakes = Arc::new(Wakes::default());
+        let waker = Waker::from(Arc::clone(&wakes));
+        let context = Context::from_waker(&waker);
+        let mut pieces: Vec<Bytes> = Vec::new();
+        while flow.poll_room(&context).is_ready() {
+            pieces.push(flow.counted(Bytes::from_static(b"piece")));
+        }
+        assert_eq!((pieces.len(), wakes.0.load(Ordering::SeqCst)), (PIECES_MAX, 0));
+        // The transport cuts a piece into frames.
+        let mut piece = pieces.remove(0);
+        let frame = piece.split_to(2);
+        drop(piece);
+        assert!(flow.poll_room(&context).is_pending() && &frame[..] == b"pi");
+        drop(frame);
+        assert_eq!(wakes.0.load(Ordering::SeqCst), 1);
+        assert!(flow.poll_room(&context).is_ready());
+    }
+
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
     }
 
     proptest! {

@@ -1,24 +1,25 @@
-//! The requests of one stream, and what those that are not complete may cost: a large one is read only as long as there is
-//! room for all that it announced, beside those of all other streams, and its client must end it in time. So a thousand Envoys
-//! that come back at once, each listing all it has, are read a part after another.
+//! The requests of one stream, out of the bytes of its body; and what those that are not complete may cost. A stream that says
+//! nothing keeps nothing. A large request is read only as long as there is room for all that it announced, beside those of all
+//! other streams, and its client must end it in time. So a thousand Envoys that come back at once, each listing all it has, are
+//! read a part after another.
 //!
 //! Not here: what is in a request (`wire`).
 
 use std::future::poll_fn;
+use std::marker::PhantomData;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::Stream;
-use http_body::{Body, Frame};
+use bytes::{Bytes, BytesMut};
+use http_body::Body;
 use prost::Message;
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, oneshot};
-use tonic::codec::Streaming;
-use tonic::{Status, body::Body as TonicBody};
+use tokio::sync::oneshot::{self, error::TryRecvError};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
+use tonic::{Code, Status, body::Body as TonicBody};
 
-use crate::wire::Requests;
+use crate::wire;
 
 /// A request at 100,000 models lists as many versions: 1.7 MB. Room for long names and forty times the models.
 const MAX_REQUEST_BYTES: usize = 64 << 20;
@@ -50,181 +51,187 @@ fn kilobytes(bytes: usize) -> usize {
 }
 
 /// Requests as they come.
-pub(crate) struct Inbox<T>(Arc<Mutex<Slot<T>>>);
-
-struct Slot<T> {
-    /// `None` after a request that was not complete in time.
-    requests: Option<Streaming<T>>,
-    waker: Option<Waker>,
+pub(crate) struct Inbox<T> {
+    slot: Arc<Mutex<Slot>>,
+    requests: PhantomData<fn() -> T>,
 }
 
-fn lock<T>(slot: &Mutex<Slot<T>>) -> MutexGuard<'_, Slot<T>> {
-    slot.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl<T: Message + Default + Send + 'static> Inbox<T> {
+impl<T: Message + Default> Inbox<T> {
     pub fn new(body: TonicBody, room: Room) -> Self {
-        let slot = Arc::new(Mutex::new(Slot { requests: None, waker: None }));
-        let closed: Weak<Mutex<Slot<T>>> = Arc::downgrade(&slot);
-        // A stream whose client takes no responses is not looked at, so it is told from outside, and what it read is freed.
-        let close = move || {
-            if let Some(slot) = closed.upgrade() {
-                let Slot { requests, waker } = &mut *lock(&slot);
-                *requests = None;
-                waker.take().into_iter().for_each(Waker::wake);
-            }
-        };
-        let body = Metered { body, place: Place::START, turn: Turn::None, room, close: Arc::new(close) };
-        let requests = Streaming::new_request(Requests::new(), body, None, Some(MAX_REQUEST_BYTES));
-        lock(&slot).requests = Some(requests);
-        Inbox(slot)
+        let reading = Reading { body, rest: Bytes::new(), part: Part::START, room };
+        let slot = Arc::new(Mutex::new(Slot { reading: Some(reading), waker: None }));
+        Inbox { slot, requests: PhantomData }
     }
 
     /// The next request; `None` when the client is gone. Safe to cancel: one that is not complete stays.
     pub async fn next(&mut self) -> Result<Option<T>, Status> {
-        poll_fn(|context| {
-            let mut slot = lock(&self.0);
-            let Some(requests) = &mut slot.requests else {
-                let text = format!("a request was not complete after {} s", COMPLETE_WITHIN.as_secs());
-                return Poll::Ready(Err(Status::deadline_exceeded(text)));
-            };
-            match Pin::new(requests).poll_next(context) {
-                Poll::Ready(next) => Poll::Ready(next.transpose()),
-                Poll::Pending => {
-                    slot.waker = Some(context.waker().clone());
-                    Poll::Pending
-                }
-            }
-        })
-        .await
+        let message = poll_fn(|context| self.poll_message(context)).await?;
+        message.map(wire::read).transpose()
+    }
+
+    fn poll_message(&self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Status>> {
+        let Slot { reading, waker } = &mut *lock(&self.slot);
+        let Some(reading) = reading else {
+            let text = format!("a request was not complete after {} s", COMPLETE_WITHIN.as_secs());
+            return Poll::Ready(Err(Status::deadline_exceeded(text)));
+        };
+        waker.get_or_insert_with(|| context.waker().clone()).clone_from(context.waker());
+        reading.poll_message(context, &self.slot)
     }
 }
 
-/// Where in its messages a body is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    Header { bytes: [u8; HEADER_BYTES], have: usize },
-    Message { length: usize, missing: usize },
+/// Shared with who looks at the clock.
+struct Slot {
+    /// `None` after a request that was not complete in time.
+    reading: Option<Reading>,
+    waker: Option<Waker>,
 }
 
-impl Place {
-    const START: Place = Place::Header { bytes: [0; HEADER_BYTES], have: 0 };
+fn lock(slot: &Mutex<Slot>) -> MutexGuard<'_, Slot> {
+    slot.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
-    /// The place after these bytes, and whether a message has begun or ended in them.
-    fn after(mut self, mut data: &[u8]) -> (Place, bool) {
-        let mut is_other = false;
-        while !data.is_empty() {
-            let missing = match &self {
-                Place::Header { have, .. } => HEADER_BYTES - have,
-                Place::Message { missing, .. } => *missing,
-            };
-            let (taken, rest) = data.split_at(missing.min(data.len()));
-            data = rest;
-            match &mut self {
-                Place::Header { bytes, have } => {
-                    bytes[*have..*have + taken.len()].copy_from_slice(taken);
+struct Reading {
+    body: TonicBody,
+    /// What has come and is not looked at.
+    rest: Bytes,
+    part: Part,
+    room: Room,
+}
+
+/// What is read next.
+enum Part {
+    Header {
+        bytes: [u8; HEADER_BYTES],
+        have: usize,
+    },
+    /// A large message, when there is room.
+    Awaited {
+        length: usize,
+        permit: Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>,
+    },
+    Message {
+        length: usize,
+        have: BytesMut,
+        /// Dropped with the last byte of a large one.
+        _complete: Option<oneshot::Sender<()>>,
+    },
+}
+
+impl Part {
+    const START: Part = Part::Header { bytes: [0; HEADER_BYTES], have: 0 };
+}
+
+impl Reading {
+    fn poll_message(
+        &mut self,
+        context: &mut Context<'_>,
+        slot: &Arc<Mutex<Slot>>,
+    ) -> Poll<Result<Option<Bytes>, Status>> {
+        loop {
+            match &mut self.part {
+                Part::Header { bytes, have } => {
+                    let taken = self.rest.split_to(self.rest.len().min(HEADER_BYTES - *have));
+                    bytes[*have..*have + taken.len()].copy_from_slice(&taken);
                     *have += taken.len();
                     if *have == HEADER_BYTES {
-                        let [_, a, b, c, d] = *bytes;
-                        let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
-                        self = Place::Message { length, missing: length };
-                        is_other = true;
+                        let length = length(*bytes)?;
+                        self.part = if length > SMALL_BYTES {
+                            let kilobytes = u32::try_from(kilobytes(length)).unwrap_or(u32::MAX);
+                            let permit = Box::pin(Arc::clone(&self.room.0).acquire_many_owned(kilobytes));
+                            Part::Awaited { length, permit }
+                        } else {
+                            Part::Message { length, have: BytesMut::new(), _complete: None }
+                        };
+                        continue;
                     }
                 }
-                Place::Message { missing, .. } => *missing -= taken.len(),
+                Part::Awaited { length, permit } => {
+                    let permit = ready!(permit.as_mut().poll(context));
+                    let permit = permit.map_err(|_closed| Status::unavailable("no more requests are read"))?;
+                    let complete = Some(watched(permit, slot));
+                    self.part = Part::Message { length: *length, have: BytesMut::new(), _complete: complete };
+                    continue;
+                }
+                Part::Message { length, have, .. } => {
+                    if have.is_empty() && self.rest.len() >= *length {
+                        let message = self.rest.split_to(*length);
+                        self.part = Part::START;
+                        return Poll::Ready(Ok(Some(message)));
+                    }
+                    if have.capacity() == 0 {
+                        have.reserve(*length);
+                    }
+                    have.extend_from_slice(&self.rest.split_to(self.rest.len().min(*length - have.len())));
+                    if have.len() == *length {
+                        let message = std::mem::take(have).freeze();
+                        self.part = Part::START;
+                        return Poll::Ready(Ok(Some(message)));
+                    }
+                }
             }
-            if matches!(self, Place::Message { missing: 0, .. }) {
-                self = Place::START;
-                is_other = true;
-            }
-        }
-        (self, is_other)
-    }
-}
-
-/// A large request's.
-enum Turn {
-    None,
-    Awaited {
-        permit: Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>,
-        /// With which it began.
-        data: Bytes,
-    },
-    Taken {
-        _over: oneshot::Sender<()>,
-    },
-}
-
-/// The body of the requests, read as there is room.
-struct Metered {
-    body: TonicBody,
-    place: Place,
-    turn: Turn,
-    room: Room,
-    close: Arc<dyn Fn() + Send + Sync>,
-}
-
-impl Metered {
-    /// Takes note of what was read; a large request that began in it waits for its turn.
-    fn note(&mut self, data: &Bytes) {
-        let (place, is_other) = self.place.after(data);
-        self.place = place;
-        if is_other {
-            self.turn = Turn::None;
-        }
-        // One that is too long is an error before anything of it is kept.
-        if let (true, Place::Message { length: length @ SMALL_BYTES..=MAX_REQUEST_BYTES, .. }) = (is_other, place) {
-            let kilobytes = u32::try_from(kilobytes(length)).unwrap_or(u32::MAX);
-            let permit = Box::pin(Arc::clone(&self.room.0).acquire_many_owned(kilobytes));
-            self.turn = Turn::Awaited { permit, data: data.clone() };
-        }
-    }
-
-    fn take_turn(&mut self, permit: OwnedSemaphorePermit) {
-        let (over, ended) = oneshot::channel::<()>();
-        let close = Arc::clone(&self.close);
-        let late = tokio::time::sleep(COMPLETE_WITHIN);
-        tokio::spawn(async move {
-            tokio::select! {
-                () = late => close(),
-                _dropped = ended => {}
-            }
-            drop(permit);
-        });
-        self.turn = Turn::Taken { _over: over };
-    }
-}
-
-impl Body for Metered {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        loop {
-            if let Turn::Awaited { permit, data } = &mut self.turn {
-                let permit = ready!(permit.as_mut().poll(context));
-                let permit = permit.map_err(|_closed| Status::unavailable("no more requests are read"))?;
-                let data = std::mem::take(data);
-                self.take_turn(permit);
-                return Poll::Ready(Some(Ok(Frame::data(data))));
-            }
-            let frame = match ready!(Pin::new(&mut self.body).poll_frame(context)) {
-                Some(frame) => frame?,
-                None => return Poll::Ready(None),
-            };
-            if let Some(data) = frame.data_ref() {
-                self.note(data);
-            }
-            if !matches!(self.turn, Turn::Awaited { .. }) {
-                return Poll::Ready(Some(Ok(frame)));
+            // All that has come is looked at.
+            match ready!(Pin::new(&mut self.body).poll_frame(context)) {
+                Some(Ok(frame)) => self.rest = frame.into_data().unwrap_or_default(),
+                Some(Err(status)) if status.code() == Code::Cancelled => return Poll::Ready(Ok(None)),
+                Some(Err(status)) => return Poll::Ready(Err(status)),
+                None => {
+                    return Poll::Ready(match self.part {
+                        Part::Header { have: 0, .. } => Ok(None),
+                        Part::Header { .. } | Part::Awaited { .. } | Part::Message { .. } => {
+                            Err(Status::internal("the requests end in the middle of one"))
+                        }
+                    });
+                }
             }
         }
     }
+}
+
+/// Length of the message, from its header.
+fn length(header: [u8; HEADER_BYTES]) -> Result<usize, Status> {
+    let [is_compressed, a, b, c, d] = header;
+    if is_compressed != 0 {
+        return Err(Status::unimplemented(
+            "a request is compressed: requests are read as they are (grpc-encoding: identity)",
+        ));
+    }
+    let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
+    if length > MAX_REQUEST_BYTES {
+        let text = format!("a request of {length} bytes; at most {MAX_REQUEST_BYTES} are read");
+        return Err(Status::out_of_range(text));
+    }
+    Ok(length)
+}
+
+/// Holds the room of a request until what this returns is dropped. If that takes too long the stream is closed and what it read is
+/// freed: by a task, because nobody looks at a stream whose client takes no responses.
+fn watched(room: OwnedSemaphorePermit, slot: &Arc<Mutex<Slot>>) -> oneshot::Sender<()> {
+    let (complete, mut ended) = oneshot::channel();
+    let slot = Arc::downgrade(slot);
+    let late = tokio::time::sleep(COMPLETE_WITHIN);
+    tokio::spawn(async move {
+        tokio::select! {
+            () = late => if let Some(slot) = slot.upgrade() {
+                let Slot { reading, waker } = &mut *lock(&slot);
+                // It may have become complete in this moment.
+                if ended.try_recv() == Err(TryRecvError::Empty) {
+                    *reading = None;
+                    waker.take().into_iter().for_each(Waker::wake);
+                }
+            },
+            _dropped = &mut ended => {}
+        }
+        drop(room);
+    });
+    complete
 }
 
 #[cfg(test)]
 mod tests {
     use futures_util::{FutureExt, StreamExt};
+    use http_body::Frame;
+    use proptest::prelude::*;
     use tokio::sync::mpsc;
     use tokio_stream::wrappers::UnboundedReceiverStream;
 
@@ -240,7 +247,10 @@ mod tests {
         type Data = Bytes;
         type Error = Status;
 
-        fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
             self.0.poll_next_unpin(context).map(|data| data.map(|data| Ok(Frame::data(data))))
         }
     }
@@ -318,7 +328,8 @@ mod tests {
     async fn requests_are_told_apart_wherever_they_are_cut() {
         let room = Room::default();
         let (wire, mut inbox) = inbox(&room);
-        let all: Vec<u8> = [SMALL_BYTES * 2, 0, 7, SMALL_BYTES].iter().flat_map(|bytes| large(*bytes).concat()).collect();
+        let all: Vec<u8> =
+            [SMALL_BYTES * 2, 0, 7, SMALL_BYTES].iter().flat_map(|bytes| large(*bytes).concat()).collect();
         for cut in [1, 3, 5, 1_000, SMALL_BYTES + 3] {
             all.chunks(cut).for_each(|part| wire.send(Bytes::copy_from_slice(part)).unwrap());
             for _ in 0..4 {
@@ -326,6 +337,43 @@ mod tests {
             }
             tokio::task::yield_now().await;
             assert_eq!(free(&room), kilobytes(ROOM_BYTES), "{cut}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_request_is_refused_by_what_is_wrong_with_it() {
+        let refused = async |bytes: &'static [u8], ends: bool| {
+            let (wire, mut inbox) = inbox(&Room::default());
+            wire.send(Bytes::from_static(bytes)).unwrap();
+            let _open = (!ends).then_some(wire);
+            let status = inbox.next().await.unwrap_err();
+            (status.code(), status.message().to_owned())
+        };
+        let (code, text) = refused(&[1, 0, 0, 0, 0], false).await;
+        assert!(code == Code::Unimplemented && text.starts_with("a request is compressed"), "{text}");
+        let (code, text) = refused(&[0, 4, 0, 0, 1], false).await;
+        assert_eq!((code, &*text), (Code::OutOfRange, "a request of 67108865 bytes; at most 67108864 are read"));
+        for cut in [&[0][..], &[0, 0, 0, 0, 1], &[0, 0, 0, 0, 2, 0]] {
+            let (code, text) = refused(cut, true).await;
+            assert_eq!((code, &*text), (Code::Internal, "the requests end in the middle of one"));
+        }
+        let (code, text) = refused(&[0, 0, 0, 0, 1, 0xff], false).await;
+        assert!(code == Code::Internal && text.starts_with("the request is no such message"), "{text}");
+        let (wire, mut inbox) = inbox(&Room::default());
+        drop(wire);
+        assert!(matches!(inbox.next().await, Ok(None)));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_requests_or_an_error(parts in prop::collection::vec(prop::collection::vec(prop_oneof![Just(0_u8), any::<u8>()], 0..40), 0..8)) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+            runtime.block_on(async {
+                let (wire, mut inbox) = inbox(&Room::default());
+                parts.into_iter().for_each(|part| wire.send(part.into()).unwrap());
+                drop(wire);
+                while let Ok(Some(_)) = inbox.next().await {}
+            });
         }
     }
 }

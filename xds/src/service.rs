@@ -27,7 +27,7 @@ use tonic::{Status, body::Body as TonicBody};
 use crate::admission::Admission;
 use crate::ads::{Begun, Shared, StreamStatus};
 use crate::demand::Refused;
-use crate::encode::Encoding;
+use crate::encode::{Encoding, Flow};
 use crate::gate::{Progress, StreamId};
 use crate::inbox::Inbox;
 use crate::lifetime::{End, Lifetime, Stage};
@@ -109,7 +109,14 @@ fn answer<W: Wire>(
         let next = stream.next().await?;
         Some((next, stream))
     });
-    let body = Responses { mode: W::MODE, responses: Box::pin(responses), sent, current: None, ended: false };
+    let body = Responses {
+        mode: W::MODE,
+        responses: Box::pin(responses),
+        sent,
+        current: None,
+        flow: Arc::default(),
+        ended: false,
+    };
     let mut response = http::Response::new(TonicBody::new(body));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     response
@@ -122,6 +129,7 @@ struct Responses {
     /// Bytes of messages; read by the loop.
     sent: Arc<AtomicU64>,
     current: Option<Encoding>,
+    flow: Arc<Flow>,
     ended: bool,
 }
 
@@ -146,12 +154,17 @@ impl Body for Responses {
             if self.ended {
                 return Poll::Ready(None);
             }
-            if let Some(current) = &mut self.current {
-                match current.piece() {
-                    Some(piece) => return Poll::Ready(Some(Ok(Frame::data(piece)))),
-                    None => self.current = None,
+            let Responses { current, flow, .. } = &mut *self;
+            if let Some(encoding) = current.as_mut().filter(|encoding| !encoding.is_over()) {
+                std::task::ready!(flow.poll_room(context));
+                if let Some(piece) = encoding.piece() {
+                    // The last one, which mostly is the only one, keeps no other one waiting.
+                    let piece = if encoding.is_over() { piece } else { flow.counted(piece) };
+                    return Poll::Ready(Some(Ok(Frame::data(piece))));
                 }
             }
+            // Its resources are shared; the list of them is not kept.
+            *current = None;
             let status = match std::task::ready!(self.responses.as_mut().poll_next(context)) {
                 Some(Ok(response)) => {
                     let encoding = Encoding::new(self.mode, response);

@@ -23,6 +23,7 @@
 
 mod intake;
 mod lane;
+mod puts;
 mod readiness;
 mod status;
 
@@ -32,11 +33,12 @@ use std::time::Duration;
 
 use crate::demand::{OnDemand, Wish};
 use crate::message::{Mode, Node, Nonce, Request, Response, Tailor};
-use crate::resource::{Key, Kind, Name, Resource, Revision, Version, Visibility};
+use crate::resource::{Key, Kind, Name, Revision, Version, Visibility};
 use crate::subscription::TooManyNames;
 use crate::table::Table;
 use crate::time::Time;
 use lane::{Inflight, Items, Lane, Why};
+use puts::Puts;
 use readiness::Verdict;
 pub use status::{Behind, Counters, Delivery, KindStatus, Rejection, ResourceStatus, Standing};
 
@@ -70,7 +72,7 @@ pub struct Session {
 
 #[derive(Default)]
 struct Batch {
-    puts: Vec<Arc<Resource>>,
+    puts: Puts,
     removed: Vec<Name>,
     /// What a refusal did not speak of.
     is_rest: bool,
@@ -278,6 +280,9 @@ impl Session {
             if lane.awaits_until.is_some() || !is_admitted || self.must_wait(lane, table, now) {
                 return Ok(None);
             }
+            if lane.whole_since.is_some() && self.mode == Mode::Delta {
+                batch.puts = Puts::like(table.first_answer(lane.kind));
+            }
             complete = self.gather(lane, &mut batch, table, now);
             self.leave_unsaid(lane, &mut batch);
         }
@@ -383,7 +388,8 @@ impl Session {
         let mut state = BTreeMap::new();
         let (items, resources, removed);
         if is_first && self.mode == Mode::Delta && batch.removed.is_empty() {
-            resources = table.share(lane.kind, batch.puts);
+            resources = batch.puts.into_list();
+            table.share(lane.kind, &resources);
             items = Items::Everything(Arc::clone(&resources));
             removed = Vec::new();
         } else {
@@ -392,13 +398,13 @@ impl Session {
             items = Items::Named(put.chain(gone).collect());
             if lane.is_full_state(self.mode) {
                 state.clone_from(&lane.state);
-                state.extend(batch.puts.into_iter().map(|resource| (resource.name().clone(), resource)));
+                state.extend(batch.puts.iter().map(|resource| (resource.name().clone(), Arc::clone(resource))));
                 state.retain(|name, resource| {
                     items.says(name, None) != Some(true) && lane.interest.wants(name, resource.visibility())
                 });
                 resources = state.values().cloned().collect();
             } else {
-                resources = batch.puts.into();
+                resources = batch.puts.into_list();
             }
             removed = if self.mode == Mode::Sotw { Vec::new() } else { batch.removed };
         }
@@ -411,7 +417,7 @@ impl Session {
 
     /// Envoy warms a cluster it was sent until its endpoints come again, changed or not.
     fn clusters_sent(&mut self, batch: &Batch) {
-        for resource in &batch.puts {
+        for resource in batch.puts.iter() {
             let name = resource.name();
             self.told.insert(name.clone(), resource.version());
             if !self.clusters.contains_key(name) {

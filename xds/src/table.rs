@@ -192,17 +192,15 @@ impl Table {
         seen == self.log(kind).seen
     }
 
-    /// The list that other streams have as their first answer, if that is the same; else this one becomes it.
-    pub(crate) fn share(&self, kind: Kind, resources: Vec<Arc<Resource>>) -> Arc<[Arc<Resource>]> {
-        let mut first_answer = self.log(kind).first_answer.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = first_answer.as_ref().and_then(Weak::upgrade).filter(|known| {
-            known.len() == resources.len() && known.iter().zip(&resources).all(|(one, other)| Arc::ptr_eq(one, other))
-        });
-        known.unwrap_or_else(|| {
-            let shared = Arc::from(resources);
-            *first_answer = Some(Arc::downgrade(&shared));
-            shared
-        })
+    /// What other streams that begin are being told.
+    pub(crate) fn first_answer(&self, kind: Kind) -> Option<Arc<[Arc<Resource>]>> {
+        let first_answer = self.log(kind).first_answer.lock().unwrap_or_else(PoisonError::into_inner);
+        first_answer.as_ref().and_then(Weak::upgrade)
+    }
+
+    /// This is what a stream is told that begins now.
+    pub(crate) fn share(&self, kind: Kind, resources: &Arc<[Arc<Resource>]>) {
+        *self.log(kind).first_answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::downgrade(resources));
     }
 
     /// Forgets tombstones that every cursor has passed, and the oldest beyond the limit.

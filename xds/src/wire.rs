@@ -1,13 +1,10 @@
 //! The requests of both variants in the session's words (its responses: `encode`). Decides nothing.
 
-use std::marker::PhantomData;
-
 use bytes::{Buf, Bytes};
 use envoy_types::pb::google::protobuf::Struct;
 use prost::Message;
 use prost::encoding::{DecodeContext, decode_key, skip_field};
 use tonic::Status;
-use tonic::codec::{DecodeBuf, Decoder};
 
 use crate::message::{Ask, Mode, Node, Nonce, Request};
 use crate::resource::{Kind, Name, Version};
@@ -25,28 +22,13 @@ const NODE_NAME_BYTES_MAX: usize = 1_024;
 /// Most metadata of a node. Read it needs a hundred times as much memory.
 const METADATA_BYTES_MAX: usize = 64 << 10;
 
-/// Reads requests of one type, after a look at how much there is to read.
-pub(crate) struct Requests<M>(PhantomData<M>);
-
-impl<M> Requests<M> {
-    pub fn new() -> Self {
-        Requests(PhantomData)
+/// A request, after a look at how much there is to read.
+pub(crate) fn read<M: Message + Default>(message: Bytes) -> Result<M, Status> {
+    let malformed = |error: prost::DecodeError| Status::internal(format!("the request is no such message: {error}"));
+    if fields(message.clone()).map_err(malformed)? > MAX_FIELDS {
+        return Err(Status::resource_exhausted(format!("a request of more than {MAX_FIELDS} names and versions")));
     }
-}
-
-impl<M: Message + Default> Decoder for Requests<M> {
-    type Item = M;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<M>, Status> {
-        let message = buffer.copy_to_bytes(buffer.remaining());
-        let malformed =
-            |error: prost::DecodeError| Status::internal(format!("the request is no such message: {error}"));
-        if fields(message.clone()).map_err(malformed)? > MAX_FIELDS {
-            return Err(Status::resource_exhausted(format!("a request of more than {MAX_FIELDS} names and versions")));
-        }
-        M::decode(message).map(Some).map_err(malformed)
-    }
+    M::decode(message).map_err(malformed)
 }
 
 /// How many fields a message has, without what is in them.
@@ -287,9 +269,8 @@ mod tests {
         assert!(super::node(Some(&as_sent(&FullNode { id: long(1_024), ..full_node() }))).is_ok());
     }
 
-    fn read<W: Wire>(bytes: &[u8]) {
-        let Ok(_count) = fields(Bytes::copy_from_slice(bytes)) else { return };
-        let Ok(request) = W::Request::decode(bytes) else { return };
+    fn try_read<W: Wire>(bytes: &[u8]) {
+        let Ok(request) = read::<W::Request>(Bytes::copy_from_slice(bytes)) else { return };
         let _told_or_refused = node(W::node(&request)).map(|node| node.id);
         let kind = Kind::from_type_url(W::type_url(&request)).unwrap_or(Kind::Cluster);
         let request = W::request(request, kind);
@@ -299,8 +280,8 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            read::<Sotw>(&bytes);
-            read::<Delta>(&bytes);
+            try_read::<Sotw>(&bytes);
+            try_read::<Delta>(&bytes);
         }
 
         /// Nearly requests: what can be read, with bytes that are others, fewer or more.
@@ -328,13 +309,13 @@ mod tests {
                     let at = at.index(bytes.len());
                     bytes[at] = *byte;
                 }
-                read::<Sotw>(&bytes);
-                read::<Delta>(&bytes);
+                try_read::<Sotw>(&bytes);
+                try_read::<Delta>(&bytes);
                 bytes.extend(&more);
-                read::<Delta>(&bytes);
+                try_read::<Delta>(&bytes);
                 bytes.truncate(cut.index(bytes.len()));
-                read::<Sotw>(&bytes);
-                read::<Delta>(&bytes);
+                try_read::<Sotw>(&bytes);
+                try_read::<Delta>(&bytes);
             }
         }
     }

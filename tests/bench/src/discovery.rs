@@ -177,6 +177,7 @@ fn lines(publication: &Publication) -> impl Iterator<Item = Value> {
 
 /// The other process: `bench discovery <address> <address>`.
 pub(crate) async fn run(arguments: impl Iterator<Item = String>) -> Result<()> {
+    runtime::memory::give_back();
     let addresses: Vec<SocketAddr> =
         arguments.map(|text| text.parse()).collect::<Result<_, _>>().context("addresses")?;
     let [xds, control] = addresses.as_slice() else { bail!("two addresses") };

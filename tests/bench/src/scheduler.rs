@@ -126,6 +126,7 @@ fn channel(at: SocketAddr) -> Result<Channel> {
 
 /// The other process: `bench scheduler <folder> <port> <port> <port> <port> <port>`.
 pub(crate) async fn run(mut arguments: impl Iterator<Item = String>) -> Result<()> {
+    runtime::memory::give_back();
     let folder = arguments.next().context("a folder")?;
     let ports: Vec<u16> = arguments.map(|text| text.parse()).collect::<Result<_, _>>().context("ports")?;
     let [xds, control, agents, data, metrics] = ports.as_slice() else { bail!("five ports") };

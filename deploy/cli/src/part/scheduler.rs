@@ -156,6 +156,7 @@ impl Flags {
 
 pub(crate) async fn run(flags: Flags) -> Result<(), Error> {
     flags.log.init();
+    runtime::memory::give_back();
     if flags.enable_model_autoscaling {
         warn!("--enable-model-autoscaling has no effect: replicas of models are not scaled by themselves");
     }
