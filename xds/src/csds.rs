@@ -1,10 +1,10 @@
 //! The client status discovery service: what each client has, what is on its way and what it refused. For people and tools.
 //!
-//! An answer looks at every resource of every client that is asked for, so ask for one client where there are many. One is made
-//! at a time, beside the streams and not among them.
+//! An answer looks at every resource of every client that is asked for, so ask for one client where there are many. It is made
+//! beside the streams and not among them, of one caller at a time. A stream says much in several responses; [`fetch`] asks by one.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use envoy_types::pb::envoy::admin::v3::{ClientResourceStatus, UpdateFailureState};
 use envoy_types::pb::envoy::config::core::v3::Node as WireNode;
@@ -19,7 +19,7 @@ use envoy_types::pb::envoy::service::status::v3::{
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use envoy_types::pb::envoy::r#type::matcher::v3::{NodeMatcher, StringMatcher};
 use envoy_types::pb::google::protobuf::Any;
-use futures_util::{Stream, StreamExt};
+use futures_util::{Stream, StreamExt, TryStreamExt};
 use prost::Message;
 use tokio::sync::Semaphore;
 use tonic::transport::Channel;
@@ -27,10 +27,13 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::ads::Shared;
 use crate::resource::Kind;
-use crate::session::{Delivery, ResourceStatus};
+use crate::session::{Delivery, ResourceStatus, Session};
 
-/// Longest answer: a dozen clients with 100,000 scopes and what is in them, or a hundred without.
-const MAX_ANSWER_BYTES: usize = 512 << 20;
+/// Longest answer to one call: a few clients with 100,000 scopes each.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+/// Clients that are more than this together are said in several responses of a stream, one of them at least in each.
+const PART_BYTES: usize = 4 << 20;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Csds {
@@ -43,43 +46,81 @@ pub(crate) fn service(shared: Arc<Shared>) -> ClientStatusDiscoveryServiceServer
     ClientStatusDiscoveryServiceServer::new(csds).max_encoding_message_size(usize::MAX)
 }
 
+type Sessions = std::vec::IntoIter<Arc<Mutex<Session>>>;
+
 impl Csds {
-    async fn answer(&self, request: ClientStatusRequest) -> Result<ClientStatusResponse, Status> {
-        request.node_matchers.iter().try_for_each(check)?;
-        let csds = self.clone();
-        // Closed it never is.
-        let _turn = self.turn.acquire().await;
-        let made = tokio::task::spawn_blocking(move || csds.made(&request, MAX_ANSWER_BYTES)).await;
-        made.map_err(|ended| Status::internal(format!("the answer was not made: {ended}")))?
+    /// What is asked, of those of the sessions that come first, until it is `enough` bytes; and the sessions that are left.
+    async fn part(
+        &self,
+        request: &Arc<ClientStatusRequest>,
+        mut sessions: Sessions,
+        enough: usize,
+    ) -> Result<(ClientStatusResponse, Sessions), Status> {
+        // Closed it never is. It goes with the work, which goes on when the caller has left.
+        let turn = Arc::clone(&self.turn).acquire_owned().await;
+        let (csds, request) = (self.clone(), Arc::clone(request));
+        let made = tokio::task::spawn_blocking(move || {
+            let (mut config, mut bytes) = (Vec::new(), 0);
+            while bytes < enough
+                && let Some(session) = sessions.next()
+            {
+                let client = csds.client(&session, &request);
+                bytes += client.as_ref().map_or(0, Message::encoded_len);
+                config.extend(client);
+            }
+            drop(turn);
+            (ClientStatusResponse { config }, sessions)
+        });
+        made.await.map_err(|ended| Status::internal(format!("the answer was not made: {ended}")))
     }
 
-    fn made(&self, request: &ClientStatusRequest, limit: usize) -> Result<ClientStatusResponse, Status> {
-        let (mut config, mut bytes) = (Vec::new(), 0);
-        for session in self.shared.sessions() {
-            let session = session.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            let node = session.node();
-            if !request.node_matchers.is_empty() && !request.node_matchers.iter().any(|of| matches(of, &node.id)) {
-                continue;
-            }
-            let node = WireNode { id: node.id.clone(), cluster: node.cluster.clone(), ..WireNode::default() };
-            let resources = session.resources(&self.shared.table());
-            drop(session);
-            let mut generic_xds_configs = Vec::with_capacity(resources.len());
-            for resource in &resources {
-                let generic = generic(resource, !request.exclude_resource_contents);
-                bytes += generic.encoded_len();
-                if bytes > limit {
-                    let text = format!(
-                        "the answer has more than {limit} bytes: ask for one client (node_matchers), or without what is in \
-                         the resources (exclude_resource_contents)"
-                    );
-                    return Err(Status::out_of_range(text));
-                }
-                generic_xds_configs.push(generic);
-            }
-            config.push(ClientConfig { node: Some(node), generic_xds_configs, ..ClientConfig::default() });
+    /// If it is one of those that are asked for.
+    fn client(&self, session: &Mutex<Session>, request: &ClientStatusRequest) -> Option<ClientConfig> {
+        let session = session.lock().unwrap_or_else(PoisonError::into_inner);
+        let node = session.node();
+        if !request.node_matchers.is_empty() && !request.node_matchers.iter().any(|of| matches(of, &node.id)) {
+            return None;
         }
-        Ok(ClientStatusResponse { config })
+        let node = WireNode { id: node.id.clone(), cluster: node.cluster.clone(), ..WireNode::default() };
+        let resources = session.resources(&self.shared.table());
+        drop(session);
+        let configs = resources.iter().map(|resource| generic(resource, !request.exclude_resource_contents));
+        Some(ClientConfig { node: Some(node), generic_xds_configs: configs.collect(), ..ClientConfig::default() })
+    }
+
+    /// All that one request asks for, in one answer.
+    async fn answer(&self, request: ClientStatusRequest, most: usize) -> Result<ClientStatusResponse, Status> {
+        request.node_matchers.iter().try_for_each(check)?;
+        let (answer, left) =
+            self.part(&Arc::new(request), self.shared.sessions().into_iter(), most.saturating_add(1)).await?;
+        if left.len() > 0 || answer.encoded_len() > most {
+            return Err(Status::out_of_range(format!(
+                "the answer has more than {most} bytes: ask by a stream, for one client (node_matchers), or without what is in \
+                 the resources (exclude_resource_contents)"
+            )));
+        }
+        Ok(answer)
+    }
+
+    /// The same in as many answers as it takes, each made when the one before was taken.
+    fn answers(
+        self,
+        request: ClientStatusRequest,
+    ) -> Result<impl Stream<Item = Result<ClientStatusResponse, Status>>, Status> {
+        request.node_matchers.iter().try_for_each(check)?;
+        let (sessions, request) = (self.shared.sessions().into_iter(), Arc::new(request));
+        Ok(futures_util::stream::try_unfold((sessions, true), move |(sessions, is_first)| {
+            let (csds, request) = (self.clone(), Arc::clone(&request));
+            async move {
+                if sessions.len() == 0 && !is_first {
+                    return Ok(None);
+                }
+                let (part, left) = csds.part(&request, sessions, PART_BYTES).await?;
+                // The others may all be some that are not asked for.
+                let is_said = is_first || !part.config.is_empty();
+                Ok(is_said.then_some((part, (left, false))))
+            }
+        }))
     }
 }
 
@@ -137,11 +178,15 @@ pub struct Told {
     pub delivery: Delivery,
 }
 
-/// Asks a server for one client, or for all.
+/// Asks a server for one client, or for all, and keeps of each what `of` makes of it.
 ///
 /// # Errors
 /// What the server, or the way to it, says.
-pub async fn fetch(channel: Channel, node: Option<&str>) -> Result<Vec<ClientStatus>, Status> {
+pub async fn fetch<T>(
+    channel: Channel,
+    node: Option<&str>,
+    mut of: impl FnMut(ClientStatus) -> T,
+) -> Result<Vec<T>, Status> {
     let exact =
         |id: &str| StringMatcher { match_pattern: Some(MatchPattern::Exact(id.to_owned())), ignore_case: false };
     let matcher = |id: &str| NodeMatcher { node_id: Some(exact(id)), node_metadatas: Vec::new() };
@@ -151,7 +196,7 @@ pub async fn fetch(channel: Channel, node: Option<&str>) -> Result<Vec<ClientSta
         ..ClientStatusRequest::default()
     };
     let mut client = ClientStatusDiscoveryServiceClient::new(channel).max_decoding_message_size(usize::MAX);
-    let answer = client.fetch_client_status(request).await?.into_inner();
+    let mut answers = client.stream_client_status(tokio_stream::once(request)).await?.into_inner();
     let told = |of: GenericXdsConfig| Told {
         kind: Kind::from_type_url(&of.type_url),
         delivery: match of.config_status() {
@@ -167,7 +212,11 @@ pub async fn fetch(channel: Channel, node: Option<&str>) -> Result<Vec<ClientSta
         node: config.node.unwrap_or_default().id,
         resources: config.generic_xds_configs.into_iter().map(told).collect(),
     };
-    Ok(answer.config.into_iter().map(status).collect())
+    let mut clients = Vec::new();
+    while let Some(answer) = answers.message().await? {
+        clients.extend(answer.config.into_iter().map(status).map(&mut of));
+    }
+    Ok(clients)
 }
 
 /// What is not understood is refused, or it would seem that nobody matches.
@@ -214,10 +263,7 @@ impl ClientStatusDiscoveryService for Csds {
             let _drains = stage.wait_for(|stage| stage.is_draining()).await;
         };
         let requests = request.into_inner().take_until(Box::pin(draining));
-        let answers = requests.then(move |request| {
-            let csds = csds.clone();
-            async move { csds.answer(request?).await }
-        });
+        let answers = requests.map(move |request| csds.clone().answers(request?)).try_flatten();
         Ok(Response::new(Box::pin(answers)))
     }
 
@@ -225,13 +271,12 @@ impl ClientStatusDiscoveryService for Csds {
         &self,
         request: Request<ClientStatusRequest>,
     ) -> Result<Response<ClientStatusResponse>, Status> {
-        self.answer(request.into_inner()).await.map(Response::new)
+        self.answer(request.into_inner(), ANSWER_BYTES_MAX).await.map(Response::new)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
     use std::time::Duration;
 
     use super::*;
@@ -239,14 +284,13 @@ mod tests {
     use crate::gate::StreamId;
     use crate::message::{Ask, Mode, Node};
     use crate::resource::{Change, Resource};
-    use crate::session::Session;
 
-    #[tokio::test]
-    async fn an_answer_that_would_be_too_long_says_what_to_leave_out() {
+    /// With so many clients that have asked for one resource of so many bytes.
+    fn csds(clients: u64, bytes: usize) -> Csds {
         let (ads, _feedback) = Ads::new(Config::default());
-        let scope = Resource::new(Kind::ScopedRoute, "iris", vec![0; 10_000].into());
+        let scope = Resource::new(Kind::ScopedRoute, "iris", vec![0; bytes].into());
         ads.publish(vec![Change::Put(scope)], vec![]).unwrap();
-        for number in 0..3 {
+        for number in 0..clients {
             let node = Node { id: format!("envoy-{number}"), ..Node::default() };
             let mut session = Session::new(Mode::Delta, node, Duration::ZERO, None);
             let ask = Ask::Delta { subscribe: vec![], unsubscribe: vec![], initial: vec![] };
@@ -254,16 +298,70 @@ mod tests {
             session.on_request(all, &ads.shared.table(), ads.now()).unwrap();
             ads.shared.joined(StreamId(number), &Arc::new(Mutex::new(session)));
         }
-        let csds = Csds { shared: Arc::clone(&ads.shared), turn: Arc::new(Semaphore::new(1)) };
-        let made = |request: &ClientStatusRequest| csds.made(request, 25_000);
-        let whole = ClientStatusRequest::default();
-        let refused = made(&whole).unwrap_err();
-        assert_eq!(refused.code(), tonic::Code::OutOfRange);
-        assert!(refused.message().starts_with("the answer has more than 25000 bytes: "), "{}", refused.message());
-        let without = ClientStatusRequest { exclude_resource_contents: true, ..ClientStatusRequest::default() };
-        assert_eq!(made(&without).unwrap().config.len(), 3);
-        let node_id = StringMatcher { match_pattern: Some(MatchPattern::Exact("envoy-1".into())), ignore_case: false };
+        Csds { shared: Arc::clone(&ads.shared), turn: Arc::new(Semaphore::new(1)) }
+    }
+
+    fn named(node: &str) -> ClientStatusRequest {
+        let node_id = StringMatcher { match_pattern: Some(MatchPattern::Exact(node.into())), ignore_case: false };
         let node_matchers = vec![NodeMatcher { node_id: Some(node_id), node_metadatas: vec![] }];
-        assert_eq!(made(&ClientStatusRequest { node_matchers, ..whole }).unwrap().config.len(), 1);
+        ClientStatusRequest { node_matchers, ..ClientStatusRequest::default() }
+    }
+
+    fn nodes(answer: &ClientStatusResponse) -> Vec<String> {
+        answer.config.iter().map(|client| client.node.clone().unwrap_or_default().id).collect()
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_would_be_too_long_says_what_to_leave_out() {
+        let csds = csds(3, 10_000);
+        let whole = ClientStatusRequest::default();
+        for most in [10_000, 25_000] {
+            let refused = csds.answer(whole.clone(), most).await.unwrap_err();
+            assert_eq!(refused.code(), tonic::Code::OutOfRange);
+            let text = format!("the answer has more than {most} bytes: ask by a stream, ");
+            assert!(refused.message().starts_with(&text), "{}", refused.message());
+        }
+        assert_eq!(csds.answer(whole.clone(), 31_000).await.unwrap().config.len(), 3);
+        let without = ClientStatusRequest { exclude_resource_contents: true, ..ClientStatusRequest::default() };
+        assert_eq!(csds.answer(without, 25_000).await.unwrap().config.len(), 3);
+        let one = csds.answer(named("envoy-1"), 25_000).await.unwrap();
+        assert_eq!(nodes(&one), ["envoy-1"]);
+    }
+
+    #[tokio::test]
+    async fn a_stream_is_told_any_number_of_clients_a_part_after_another_and_each_once() {
+        let csds = csds(9, 1 << 20);
+        let answers: Vec<_> =
+            csds.clone().answers(ClientStatusRequest::default()).unwrap().try_collect().await.unwrap();
+        let parts: Vec<usize> = answers.iter().map(|answer| answer.config.len()).collect();
+        assert_eq!(parts, [4, 4, 1]);
+        let said: Vec<String> = answers.iter().flat_map(nodes).collect();
+        assert_eq!(said, (0..9).map(|number| format!("envoy-{number}")).collect::<Vec<_>>());
+        for (node, expected) in [("envoy-8", &["envoy-8"][..]), ("nobody", &[])] {
+            let answers: Vec<_> = csds.clone().answers(named(node)).unwrap().try_collect().await.unwrap();
+            assert_eq!(answers.iter().map(nodes).collect::<Vec<_>>(), [expected]);
+        }
+    }
+
+    #[tokio::test]
+    async fn callers_that_leave_do_not_have_answers_made_beside_each_other() {
+        let csds = csds(1, 10);
+        let session = csds.shared.sessions().remove(0);
+        let (locks, locked) = std::sync::mpsc::channel();
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let busy = std::thread::spawn(move || {
+            let _busy = session.lock().unwrap();
+            locks.send(()).unwrap();
+            released.recv().unwrap_err();
+        });
+        locked.recv().unwrap();
+        for _ in 0..3 {
+            let left = csds.answer(ClientStatusRequest::default(), 1_000);
+            assert!(tokio::time::timeout(Duration::from_millis(1), left).await.is_err());
+        }
+        assert_eq!(csds.turn.available_permits(), 0, "the first one is being made");
+        drop(release);
+        busy.join().unwrap();
+        assert_eq!(csds.answer(ClientStatusRequest::default(), 1_000).await.unwrap().config.len(), 1);
     }
 }

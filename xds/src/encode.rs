@@ -18,7 +18,8 @@ use crate::resource::Resource;
 /// Bytes that are handed out together, unless one body is longer.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// Pieces of one stream that are not written to its socket yet. What the socket takes besides is the kernel's.
+/// Pieces of one stream that are not written to its socket yet, besides the last one of each response. What the socket takes is the
+/// kernel's.
 const PIECES_MAX: usize = 2;
 
 /// The header of a gRPC message: no compression, and its length in four bytes.

@@ -155,16 +155,19 @@ impl Body for Responses {
                 return Poll::Ready(None);
             }
             let Responses { current, flow, .. } = &mut *self;
-            if let Some(encoding) = current.as_mut().filter(|encoding| !encoding.is_over()) {
-                std::task::ready!(flow.poll_room(context));
-                if let Some(piece) = encoding.piece() {
-                    // The last one, which mostly is the only one, keeps no other one waiting.
-                    let piece = if encoding.is_over() { piece } else { flow.counted(piece) };
-                    return Poll::Ready(Some(Ok(Frame::data(piece))));
+            if let Some(encoding) = current {
+                if !encoding.is_over() {
+                    std::task::ready!(flow.poll_room(context));
+                }
+                match encoding.piece() {
+                    Some(piece) => {
+                        // The last one, which mostly is the only one, keeps no other one waiting.
+                        let piece = if encoding.is_over() { piece } else { flow.counted(piece) };
+                        return Poll::Ready(Some(Ok(Frame::data(piece))));
+                    }
+                    None => *current = None,
                 }
             }
-            // Its resources are shared; the list of them is not kept.
-            *current = None;
             let status = match std::task::ready!(self.responses.as_mut().poll_next(context)) {
                 Some(Ok(response)) => {
                     let encoding = Encoding::new(self.mode, response);
@@ -245,7 +248,7 @@ impl<W: Wire> Loop<W> {
         let timer = at(due.map(|due| self.shared.instant(due)));
         let waits = self.joined.as_ref().is_some_and(|joined| matches!(joined.admission, Admission::Waiting));
         let admission = Arc::clone(&self.shared.admission);
-        // Every arm is safe to cancel: a message that is not complete stays in the stream's buffer.
+        // Every arm is safe to cancel: a message that is not complete stays in the inbox.
         let request = tokio::select! {
             request = self.requests.next() => match request {
                 Ok(Some(request)) => Some(request),

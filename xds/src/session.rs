@@ -389,7 +389,7 @@ impl Session {
         let (items, resources, removed);
         if is_first && self.mode == Mode::Delta && batch.removed.is_empty() {
             resources = batch.puts.into_list();
-            table.share(lane.kind, &resources);
+            table.set_first_answer(lane.kind, &resources);
             items = Items::Everything(Arc::clone(&resources));
             removed = Vec::new();
         } else {

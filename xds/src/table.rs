@@ -199,7 +199,7 @@ impl Table {
     }
 
     /// This is what a stream is told that begins now.
-    pub(crate) fn share(&self, kind: Kind, resources: &Arc<[Arc<Resource>]>) {
+    pub(crate) fn set_first_answer(&self, kind: Kind, resources: &Arc<[Arc<Resource>]>) {
         *self.log(kind).first_answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::downgrade(resources));
     }
 

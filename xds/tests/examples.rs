@@ -111,6 +111,8 @@ async fn what_stands_in_the_file_is_what_requests_see() {
     let mut said = BufReader::new(server.stderr.take().expect("a pipe")).lines();
     while !said.next_line().await.expect("it says so").expect("it goes on").contains("\"nonsense\" is no address") {}
     assert_eq!(get(port).await.expect("an answer").1, "one");
+    std::fs::write(&targets, format!("a/b {other}\n")).expect("write");
+    while !said.next_line().await.expect("it says so").expect("it goes on").contains("a/b is no single segment") {}
     std::fs::write(&targets, format!("a {other}\n")).expect("write");
     loop {
         let (status, body) = get(port).await.expect("an answer");

@@ -1,6 +1,6 @@
 //! How a process of this project starts, logs, reports its health and metrics, supervises its tasks and child
-//! processes, fetches pinned foreign parts, gives memory back, and stops. It knows nothing about models, and it decides nothing: callers
-//! say what a failure means.
+//! processes, fetches pinned foreign parts, gives memory back, and stops. It knows nothing about models, and it decides
+//! nothing: callers say what a failure means.
 
 pub mod child;
 pub mod health;

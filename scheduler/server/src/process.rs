@@ -42,6 +42,11 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Largest message from an agent or a user: an agent that holds 10,000 models lists all of them.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
+/// What an Envoy's stream, and all streams of one connection, may send before it is read. Large requests that wait for their turn
+/// (`xds`) keep as much, and those of one connection leave something to its other streams.
+const STREAM_WINDOW: u32 = 64 << 10;
+const CONNECTION_WINDOW: u32 = 1 << 20;
+
 /// How long clients of a server that drains get to take its last words, and to close their connections then.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -219,10 +224,11 @@ fn serve(tasks: &Tasks, what: &'static str, router: tonic::transport::server::Ro
 
 /// Envoys may be many: at the end they are told to come back by another connection, and their streams end one after the other.
 fn serve_envoys(tasks: &Tasks, ads: Ads, age: Option<Duration>, over: Duration, listener: TcpListener) {
+    let server = server().initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
     // The connection is to be left when a stream on it has its age; it ends with its streams.
     let mut server = match age {
-        Some(age) => server().max_connection_age(age).max_connection_age_grace(age / 2 + AGED_WITHIN),
-        None => server(),
+        Some(age) => server.max_connection_age(age).max_connection_age_grace(age / 2 + AGED_WITHIN),
+        None => server,
     };
     let router = server.add_routes(ads.routes());
     let stop = tasks.stop().clone();

@@ -615,3 +615,26 @@ fn first_answers_of_several_streams_are_one_list() {
     let changed = peer.session.poll(&peer.table, peer.now).unwrap().remove(0).resources;
     assert_eq!((changed.len(), std::sync::Arc::ptr_eq(&one, &changed)), (100, false));
 }
+
+#[test]
+fn a_first_answer_that_is_not_all_of_anothers_is_its_own() {
+    let mut peer = Peer::new(Mode::Delta);
+    let mut changes = vec![scope("first", "a"), scope("held", "b"), scope("last", "a")];
+    changes.extend(cluster("a").into_iter().chain(cluster("b")));
+    peer.apply(changes);
+    // Without clusters it has all scopes; while it has not acknowledged them, others may have the same list.
+    peer.session.on_request(wildcard(ScopedRoute), &peer.table, peer.now).unwrap();
+    let everything = peer.session.poll(&peer.table, peer.now).unwrap().remove(0).resources;
+    assert_eq!(everything.len(), 3);
+    peer.reconnect();
+    assert_eq!(peer.ask(Cluster, &[]), ["Cluster +a +b"]);
+    assert_eq!(peer.ask(Endpoints, &["a"]), ["Endpoints +a"]);
+    assert_eq!(peer.ack(Cluster), NOTHING);
+    assert_eq!(peer.ack(Endpoints), NOTHING);
+    assert_eq!(peer.ask(Endpoints, &["b"]), ["Endpoints +b"]);
+    assert_eq!(peer.ask(ScopedRoute, &[]), NOTHING);
+    assert_eq!(peer.nack(Endpoints), NOTHING);
+    peer.now = peer.now.after(PATIENCE);
+    assert_eq!(peer.poll(), ["ScopedRoute +first +last"]);
+    drop(everything);
+}

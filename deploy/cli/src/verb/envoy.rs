@@ -98,10 +98,9 @@ impl Flags {
 pub(crate) async fn run(verb: Verb, output: &mut Output) -> Result<(), Error> {
     match verb {
         Verb::List(flags) => {
-            let statuses = client::statuses(&flags.address()?, None).await?;
-            let summary =
-                |status: &ClientStatus| Summary { node: status.node.clone(), counts: counts(&status.resources) };
-            let summaries: Vec<Summary> = statuses.iter().map(summary).collect();
+            // Envoys may be many, and what is in them, too.
+            let summary = |status: ClientStatus| Summary { counts: counts(&status.resources), node: status.node };
+            let summaries = client::statuses(&flags.address()?, None, summary).await?;
             let rows = summaries.iter().map(|summary| cells(&summary.node, summary.counts));
             show(flags.output.format, &summaries, ["envoy", "resources", "waiting", "sent", "refused"], rows, output)
         }
@@ -147,9 +146,9 @@ fn show<T: Serialize, const N: usize>(
 /// The streams of one Envoy.
 async fn known(named: &Named) -> Result<Vec<ClientStatus>, Error> {
     let address = named.flags.address()?;
-    let statuses = client::statuses(&address, Some(&named.node)).await?;
+    let statuses = client::statuses(&address, Some(&named.node), |status| status).await?;
     if statuses.is_empty() {
-        let connected = client::statuses(&address, None).await?.into_iter().map(|status| status.node).collect();
+        let connected = client::statuses(&address, None, |status| status.node).await?;
         return Err(verb::Error::NoEnvoy { node: named.node.clone(), connected }.into());
     }
     Ok(statuses)

@@ -136,3 +136,20 @@ async fn endless_texts_are_refused_or_cut() {
     let reason = crate::world::reason_of(&status);
     assert!(reason.len() <= 4_096 && reason.starts_with("ééé"), "{} bytes", reason.len());
 }
+
+/// Ten seconds, which others run beside.
+#[tokio::test]
+async fn a_peer_that_opens_a_connection_and_says_nothing_is_left_on_every_port() {
+    let world = World::start().await;
+    let ports = [world.control_at, world.agents, world.workers_at, world.xds];
+    let silent = ports.map(|at| async move {
+        let mut stream = TcpStream::connect(at).await.expect("it listens");
+        let mut heard = Vec::new();
+        // HTTP/2 servers may speak first.
+        tokio::time::timeout(2 * DEADLINE, stream.read_to_end(&mut heard)).await
+    });
+    for (at, left) in ports.into_iter().zip(futures_util::future::join_all(silent).await) {
+        let _end_or_reset = left.unwrap_or_else(|_| panic!("{at} still waits"));
+    }
+    assert!(world.is_healthy().await);
+}

@@ -64,7 +64,7 @@ mod tests {
     #[test]
     fn the_oldest_text_makes_room_and_a_name_has_one() {
         let mut refusals = Refusals::default();
-        // The last in the order of names, so that no other order passes.
+        // The first in the order of names, so that no order of names passes.
         let newest = Name::from("a");
         for number in 0..REFUSALS_MAX {
             refusals.insert(&name(number), Generation(1), format!("{number}"));
