@@ -326,7 +326,7 @@ impl Session {
             lane.judged = (rest.len() == 0).then_some(judged);
             lane.retry_at = self.next_patience(now);
         }
-        let whole = lane.whole_since.is_some();
+        let has_nothing = lane.whole_since.is_some() && lane.last_nonce.is_none();
         let mut cut = false;
         for (revision, name) in table.after(lane.kind, lane.cursor) {
             if batch.len() >= limit {
@@ -334,9 +334,9 @@ impl Session {
                 break;
             }
             lane.cursor = revision;
-            // A client that has nothing needs no removals.
-            let told = whole && table.live(lane.kind, name).is_none();
-            if !told && !seen.contains(name) {
+            // A client that was told nothing needs no removals. One that asked by names before may have what is gone.
+            let is_unknown = has_nothing && table.live(lane.kind, name).is_none();
+            if !is_unknown && !seen.contains(name) {
                 self.consider(lane, batch, name, None, table, now);
             }
         }

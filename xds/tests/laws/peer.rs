@@ -134,6 +134,12 @@ impl Peer {
         self.answer(kind, None)
     }
 
+    /// Delta: acknowledges and subscribes in one request.
+    pub fn ack_and_ask(&mut self, kind: Kind, list: &[&str]) -> Vec<String> {
+        let ask = Ask::Delta { subscribe: names(list), unsubscribe: vec![], initial: vec![] };
+        self.request(Request { kind, nonce: self.last.get(&kind).copied(), error: None, ask })
+    }
+
     pub fn nack(&mut self, kind: Kind) -> Vec<String> {
         self.nack_saying(kind, "refused")
     }

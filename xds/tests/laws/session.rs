@@ -638,3 +638,32 @@ fn a_first_answer_that_is_not_all_of_anothers_is_its_own() {
     assert_eq!(peer.poll(), ["ScopedRoute +first +last"]);
     drop(everything);
 }
+
+/// A client that asked by name before it asks for everything has something, and is told that it is gone.
+#[test]
+fn what_goes_before_a_wildcard_begins_is_said_with_it() {
+    for kind in [Listener, Cluster, ScopedRoute] {
+        let mut peer = Peer::new(Mode::Delta);
+        peer.put(kind, "x", "1");
+        peer.put(kind, "y", "1");
+        assert_eq!(peer.ask(kind, &["x"]), [format!("{kind:?} +x")]);
+        assert_eq!(peer.remove(kind, "x"), NOTHING);
+        assert_eq!(peer.ack_and_ask(kind, &["*"]), [format!("{kind:?} +y -x")]);
+        // The same when a wildcard comes back.
+        assert_eq!(peer.ack(kind), NOTHING);
+        assert_eq!(peer.put(kind, "x", "2"), [format!("{kind:?} +x")]);
+        peer.unsubscribe(kind, &["*"]);
+        peer.remove(kind, "x");
+        assert_eq!(peer.ack_and_ask(kind, &["*"]), [format!("{kind:?} +y -x")]);
+    }
+    for kind in [Listener, Cluster] {
+        let mut peer = Peer::new(Mode::Sotw);
+        peer.put(kind, "x", "1");
+        peer.put(kind, "y", "1");
+        assert_eq!(peer.ask(kind, &["x"]), [format!("{kind:?} +x")]);
+        assert_eq!(peer.remove(kind, "x"), NOTHING);
+        assert_eq!(peer.ask(kind, &["x", "*"]), [format!("{kind:?} +y")]);
+        assert_eq!(peer.ack(kind), NOTHING);
+        assert_eq!(peer.put(kind, "z", "1"), [format!("{kind:?} +y +z")]);
+    }
+}
