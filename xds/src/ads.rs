@@ -289,8 +289,9 @@ impl Shared {
     }
 
     /// Whoever is connected now.
-    pub fn sessions(&self) -> Vec<Arc<Mutex<Session>>> {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    pub fn sessions(&self) -> Vec<(StreamId, Arc<Mutex<Session>>)> {
+        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.iter().map(|(id, session)| (*id, Arc::clone(session))).collect()
     }
 
     pub fn joined(&self, id: StreamId, session: &Arc<Mutex<Session>>) {

@@ -26,14 +26,12 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::ads::Shared;
+use crate::gate::StreamId;
 use crate::resource::Kind;
 use crate::session::{Delivery, ResourceStatus, Session};
 
-/// Longest answer to one call: a few clients with 100,000 scopes each.
-const ANSWER_BYTES_MAX: usize = 64 << 20;
-
-/// Clients that are more than this together are said in several responses of a stream, one of them at least in each.
-const PART_BYTES: usize = 4 << 20;
+/// Longest answer to one call, and what is in one response of a stream before there is another: what clients of gRPC take by default.
+const ANSWER_BYTES: usize = 4 << 20;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Csds {
@@ -46,57 +44,85 @@ pub(crate) fn service(shared: Arc<Shared>) -> ClientStatusDiscoveryServiceServer
     ClientStatusDiscoveryServiceServer::new(csds).max_encoding_message_size(usize::MAX)
 }
 
-type Sessions = std::vec::IntoIter<Arc<Mutex<Session>>>;
+/// What is still to be told of one request.
+struct Telling {
+    request: ClientStatusRequest,
+    streams: std::vec::IntoIter<(StreamId, Arc<Mutex<Session>>)>,
+    /// The client of which some is told.
+    client: Option<(ClientConfig, std::vec::IntoIter<ResourceStatus>)>,
+}
+
+impl Telling {
+    fn is_over(&self) -> bool {
+        self.client.is_none() && self.streams.len() == 0
+    }
+
+    /// What comes next, until it is `enough` bytes.
+    fn part(&mut self, shared: &Shared, enough: usize) -> ClientStatusResponse {
+        let (mut config, mut bytes) = (Vec::new(), 0);
+        while bytes < enough
+            && let Some((head, mut resources)) = self.client.take().or_else(|| self.next_client(shared))
+        {
+            let mut told = head.clone();
+            bytes += told.encoded_len();
+            for resource in resources.by_ref() {
+                let generic = generic(&resource, !self.request.exclude_resource_contents);
+                // With its tag and its length.
+                bytes += generic.encoded_len() + 6;
+                told.generic_xds_configs.push(generic);
+                if bytes >= enough {
+                    break;
+                }
+            }
+            config.push(told);
+            self.client = (resources.len() > 0).then_some((head, resources));
+        }
+        ClientStatusResponse { config }
+    }
+
+    /// Who is asked for, and everything that there is to say of it.
+    fn next_client(&mut self, shared: &Shared) -> Option<(ClientConfig, std::vec::IntoIter<ResourceStatus>)> {
+        let matchers = &self.request.node_matchers;
+        self.streams.by_ref().find_map(|(id, session)| {
+            let session = session.lock().unwrap_or_else(PoisonError::into_inner);
+            let node = session.node();
+            if !matchers.is_empty() && !matchers.iter().any(|of| matches(of, &node.id)) {
+                return None;
+            }
+            let node = WireNode { id: node.id.clone(), cluster: node.cluster.clone(), ..WireNode::default() };
+            let resources = session.resources(&shared.table()).into_iter();
+            // Node ids are not unique, and one client may be told in several parts.
+            let client_scope = format!("stream {}", id.0);
+            Some((ClientConfig { node: Some(node), client_scope, ..ClientConfig::default() }, resources))
+        })
+    }
+}
 
 impl Csds {
-    /// What is asked, of those of the sessions that come first, until it is `enough` bytes; and the sessions that are left.
-    async fn part(
-        &self,
-        request: &Arc<ClientStatusRequest>,
-        mut sessions: Sessions,
-        enough: usize,
-    ) -> Result<(ClientStatusResponse, Sessions), Status> {
+    fn telling(&self, request: ClientStatusRequest) -> Result<Telling, Status> {
+        request.node_matchers.iter().try_for_each(check)?;
+        Ok(Telling { request, streams: self.shared.sessions().into_iter(), client: None })
+    }
+
+    async fn part(&self, mut telling: Telling, enough: usize) -> Result<(ClientStatusResponse, Telling), Status> {
         // Closed it never is. It goes with the work, which goes on when the caller has left.
         let turn = Arc::clone(&self.turn).acquire_owned().await;
-        let (csds, request) = (self.clone(), Arc::clone(request));
+        let shared = Arc::clone(&self.shared);
         let made = tokio::task::spawn_blocking(move || {
-            let (mut config, mut bytes) = (Vec::new(), 0);
-            while bytes < enough
-                && let Some(session) = sessions.next()
-            {
-                let client = csds.client(&session, &request);
-                bytes += client.as_ref().map_or(0, Message::encoded_len);
-                config.extend(client);
-            }
+            let part = telling.part(&shared, enough);
             drop(turn);
-            (ClientStatusResponse { config }, sessions)
+            (part, telling)
         });
         made.await.map_err(|ended| Status::internal(format!("the answer was not made: {ended}")))
     }
 
-    /// If it is one of those that are asked for.
-    fn client(&self, session: &Mutex<Session>, request: &ClientStatusRequest) -> Option<ClientConfig> {
-        let session = session.lock().unwrap_or_else(PoisonError::into_inner);
-        let node = session.node();
-        if !request.node_matchers.is_empty() && !request.node_matchers.iter().any(|of| matches(of, &node.id)) {
-            return None;
-        }
-        let node = WireNode { id: node.id.clone(), cluster: node.cluster.clone(), ..WireNode::default() };
-        let resources = session.resources(&self.shared.table());
-        drop(session);
-        let configs = resources.iter().map(|resource| generic(resource, !request.exclude_resource_contents));
-        Some(ClientConfig { node: Some(node), generic_xds_configs: configs.collect(), ..ClientConfig::default() })
-    }
-
     /// All that one request asks for, in one answer.
     async fn answer(&self, request: ClientStatusRequest, most: usize) -> Result<ClientStatusResponse, Status> {
-        request.node_matchers.iter().try_for_each(check)?;
-        let (answer, left) =
-            self.part(&Arc::new(request), self.shared.sessions().into_iter(), most.saturating_add(1)).await?;
-        if left.len() > 0 || answer.encoded_len() > most {
+        let (answer, telling) = self.part(self.telling(request)?, most).await?;
+        if !telling.is_over() || answer.encoded_len() > most {
             return Err(Status::out_of_range(format!(
-                "the answer has more than {most} bytes: ask by a stream, for one client (node_matchers), or without what is in \
-                 the resources (exclude_resource_contents)"
+                "the answer has more than {most} bytes: ask by a stream (StreamClientStatus), for one client (node_matchers), or \
+                 without what is in the resources (exclude_resource_contents)"
             )));
         }
         Ok(answer)
@@ -106,19 +132,19 @@ impl Csds {
     fn answers(
         self,
         request: ClientStatusRequest,
+        enough: usize,
     ) -> Result<impl Stream<Item = Result<ClientStatusResponse, Status>>, Status> {
-        request.node_matchers.iter().try_for_each(check)?;
-        let (sessions, request) = (self.shared.sessions().into_iter(), Arc::new(request));
-        Ok(futures_util::stream::try_unfold((sessions, true), move |(sessions, is_first)| {
-            let (csds, request) = (self.clone(), Arc::clone(&request));
+        let telling = self.telling(request)?;
+        Ok(futures_util::stream::try_unfold((telling, true), move |(telling, is_first)| {
+            let csds = self.clone();
             async move {
-                if sessions.len() == 0 && !is_first {
+                if telling.is_over() && !is_first {
                     return Ok(None);
                 }
-                let (part, left) = csds.part(&request, sessions, PART_BYTES).await?;
+                let (part, telling) = csds.part(telling, enough).await?;
                 // The others may all be some that are not asked for.
                 let is_said = is_first || !part.config.is_empty();
-                Ok(is_said.then_some((part, (left, false))))
+                Ok(is_said.then_some((part, (telling, false))))
             }
         }))
     }
@@ -213,9 +239,21 @@ pub async fn fetch<T>(
         resources: config.generic_xds_configs.into_iter().map(told).collect(),
     };
     let mut clients = Vec::new();
+    // Of one client the parts come one after the other.
+    let mut last: Option<(String, ClientStatus)> = None;
     while let Some(answer) = answers.message().await? {
-        clients.extend(answer.config.into_iter().map(status).map(&mut of));
+        for mut config in answer.config {
+            let scope = std::mem::take(&mut config.client_scope);
+            let part = status(config);
+            match &mut last {
+                Some((known, client)) if *known == scope && !scope.is_empty() => {
+                    client.resources.extend(part.resources)
+                }
+                _ => clients.extend(last.replace((scope, part)).map(|(_, client)| of(client))),
+            }
+        }
     }
+    clients.extend(last.map(|(_, client)| of(client)));
     Ok(clients)
 }
 
@@ -263,7 +301,7 @@ impl ClientStatusDiscoveryService for Csds {
             let _drains = stage.wait_for(|stage| stage.is_draining()).await;
         };
         let requests = request.into_inner().take_until(Box::pin(draining));
-        let answers = requests.map(move |request| csds.clone().answers(request?)).try_flatten();
+        let answers = requests.map(move |request| csds.clone().answers(request?, ANSWER_BYTES)).try_flatten();
         Ok(Response::new(Box::pin(answers)))
     }
 
@@ -271,7 +309,7 @@ impl ClientStatusDiscoveryService for Csds {
         &self,
         request: Request<ClientStatusRequest>,
     ) -> Result<Response<ClientStatusResponse>, Status> {
-        self.answer(request.into_inner(), ANSWER_BYTES_MAX).await.map(Response::new)
+        self.answer(request.into_inner(), ANSWER_BYTES).await.map(Response::new)
     }
 }
 
@@ -281,15 +319,14 @@ mod tests {
 
     use super::*;
     use crate::ads::{Ads, Config};
-    use crate::gate::StreamId;
     use crate::message::{Ask, Mode, Node};
     use crate::resource::{Change, Resource};
 
-    /// With so many clients that have asked for one resource of so many bytes.
-    fn csds(clients: u64, bytes: usize) -> Csds {
+    /// With so many clients that have asked for so many resources of so many bytes.
+    fn csds(clients: u64, resources: usize, bytes: usize) -> Csds {
         let (ads, _feedback) = Ads::new(Config::default());
-        let scope = Resource::new(Kind::ScopedRoute, "iris", vec![0; bytes].into());
-        ads.publish(vec![Change::Put(scope)], vec![]).unwrap();
+        let scope = |number| Resource::new(Kind::ScopedRoute, format!("s{number}"), vec![0; bytes].into());
+        ads.publish((0..resources).map(scope).map(Change::Put).collect(), vec![]).unwrap();
         for number in 0..clients {
             let node = Node { id: format!("envoy-{number}"), ..Node::default() };
             let mut session = Session::new(Mode::Delta, node, Duration::ZERO, None);
@@ -313,12 +350,12 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_that_would_be_too_long_says_what_to_leave_out() {
-        let csds = csds(3, 10_000);
+        let csds = csds(3, 1, 10_000);
         let whole = ClientStatusRequest::default();
-        for most in [10_000, 25_000] {
+        for most in [100, 10_000, 25_000] {
             let refused = csds.answer(whole.clone(), most).await.unwrap_err();
             assert_eq!(refused.code(), tonic::Code::OutOfRange);
-            let text = format!("the answer has more than {most} bytes: ask by a stream, ");
+            let text = format!("the answer has more than {most} bytes: ask by a stream ");
             assert!(refused.message().starts_with(&text), "{}", refused.message());
         }
         assert_eq!(csds.answer(whole.clone(), 31_000).await.unwrap().config.len(), 3);
@@ -329,24 +366,31 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stream_is_told_any_number_of_clients_a_part_after_another_and_each_once() {
-        let csds = csds(9, 1 << 20);
-        let answers: Vec<_> =
-            csds.clone().answers(ClientStatusRequest::default()).unwrap().try_collect().await.unwrap();
-        let parts: Vec<usize> = answers.iter().map(|answer| answer.config.len()).collect();
-        assert_eq!(parts, [4, 4, 1]);
-        let said: Vec<String> = answers.iter().flat_map(nodes).collect();
-        assert_eq!(said, (0..9).map(|number| format!("envoy-{number}")).collect::<Vec<_>>());
+    async fn a_stream_is_told_any_number_of_clients_and_of_resources_a_part_after_another_and_each_once() {
+        let csds = csds(9, 9, 10_000);
+        for enough in [1, 25_000, 150_000, 10_000_000] {
+            let answers = csds.clone().answers(ClientStatusRequest::default(), enough).unwrap();
+            let answers: Vec<_> = answers.try_collect().await.unwrap();
+            assert!(answers.iter().all(|answer| answer.encoded_len() < enough + 11_000));
+            let told = answers.iter().flat_map(|answer| &answer.config).flat_map(|client| {
+                client.generic_xds_configs.iter().map(|of| format!("{} {}", client.client_scope, of.name))
+            });
+            let told: Vec<String> = told.collect();
+            let all: Vec<String> =
+                (0..9).flat_map(|id| (0..9).map(move |number| format!("stream {id} s{number}"))).collect();
+            assert_eq!(told, all, "{enough}");
+        }
         for (node, expected) in [("envoy-8", &["envoy-8"][..]), ("nobody", &[])] {
-            let answers: Vec<_> = csds.clone().answers(named(node)).unwrap().try_collect().await.unwrap();
+            let answers = csds.clone().answers(named(node), 10_000_000).unwrap();
+            let answers: Vec<_> = answers.try_collect().await.unwrap();
             assert_eq!(answers.iter().map(nodes).collect::<Vec<_>>(), [expected]);
         }
     }
 
     #[tokio::test]
     async fn callers_that_leave_do_not_have_answers_made_beside_each_other() {
-        let csds = csds(1, 10);
-        let session = csds.shared.sessions().remove(0);
+        let csds = csds(1, 1, 10);
+        let (_, session) = csds.shared.sessions().remove(0);
         let (locks, locked) = std::sync::mpsc::channel();
         let (release, released) = std::sync::mpsc::channel::<()>();
         let busy = std::thread::spawn(move || {

@@ -1,13 +1,14 @@
 //! The requests of one stream, out of the bytes of its body; and what those that are not complete may cost. A stream that says
-//! nothing keeps nothing. A large request is read only as long as there is room for all that it announced, beside those of all
-//! other streams, and its client must end it in time. So a thousand Envoys that come back at once, each listing all it has, are
-//! read a part after another.
+//! nothing keeps nothing. What is large of a request is read only as long as there is room for all that it announced, beside those
+//! of all other streams, and its client must come on with it. So a thousand Envoys that come back at once, each listing all it has,
+//! are read a part after another.
 //!
 //! Not here: what is in a request (`wire`).
 
 use std::future::poll_fn;
 use std::marker::PhantomData;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
@@ -25,31 +26,54 @@ use crate::wire;
 const MAX_REQUEST_BYTES: usize = 64 << 20;
 
 /// What requests that are not complete may announce together. Who waits for room is not read, so that the transport keeps as much of
-/// it as its window allows. Four clients that announce the most and send nothing keep others' large requests waiting until their
-/// time is over: it is memory that is bounded here, among clients of one's own network.
+/// it as its window allows.
 const ROOM_BYTES: usize = 4 * MAX_REQUEST_BYTES;
 
-/// A shorter one needs no room: nearly every request is an acknowledgement.
+/// So much of a request is read without room: nearly every one is an acknowledgement.
 const SMALL_BYTES: usize = 64 << 10;
 
-/// How long a client may take for a longer one.
+/// How long a client may take for a request, without the time that it waits for room.
 const COMPLETE_WITHIN: Duration = Duration::from_secs(60);
+
+/// While others wait for room, so much has to come of a request that has some in each step.
+const STEP: Duration = Duration::from_millis(500);
+const STEP_BYTES: usize = 16 << 10;
 
 /// The header of a gRPC message: whether it is compressed, and its length in four bytes.
 const HEADER_BYTES: usize = 5;
 
-/// Room for requests that have begun, in kilobytes.
+/// Room for requests that have begun.
 #[derive(Clone, Debug)]
-pub(crate) struct Room(Arc<Semaphore>);
+pub(crate) struct Room {
+    kilobytes: Arc<Semaphore>,
+    /// Requests that wait for it.
+    waiting: Arc<AtomicUsize>,
+}
 
 impl Default for Room {
     fn default() -> Self {
-        Room(Arc::new(Semaphore::new(kilobytes(ROOM_BYTES))))
+        Room { kilobytes: Arc::new(Semaphore::new(kilobytes(ROOM_BYTES))), waiting: Arc::default() }
     }
 }
 
 fn kilobytes(bytes: usize) -> usize {
     bytes.div_ceil(1_024)
+}
+
+/// One that waits, until it is dropped.
+struct Waiting(Arc<AtomicUsize>);
+
+impl Waiting {
+    fn new(room: &Room) -> Self {
+        room.waiting.fetch_add(1, Ordering::Relaxed);
+        Waiting(Arc::clone(&room.waiting))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Requests as they come.
@@ -61,7 +85,7 @@ pub(crate) struct Inbox<T> {
 impl<T: Message + Default> Inbox<T> {
     pub fn new(body: TonicBody, room: Room) -> Self {
         let reading = Reading { body, rest: Bytes::new(), part: Part::START, room };
-        let slot = Arc::new(Mutex::new(Slot { reading: Some(reading), waker: None }));
+        let slot = Arc::new(Mutex::new(Slot { reading: Ok(reading), waker: None }));
         Inbox { slot, requests: PhantomData }
     }
 
@@ -73,10 +97,7 @@ impl<T: Message + Default> Inbox<T> {
 
     fn poll_message(&self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Status>> {
         let Slot { reading, waker } = &mut *lock(&self.slot);
-        let Some(reading) = reading else {
-            let text = format!("a request was not complete after {} s", COMPLETE_WITHIN.as_secs());
-            return Poll::Ready(Err(Status::deadline_exceeded(text)));
-        };
+        let reading = reading.as_mut().map_err(|status| status.clone())?;
         match waker {
             Some(waker) => waker.clone_from(context.waker()),
             None => *waker = Some(context.waker().clone()),
@@ -87,8 +108,8 @@ impl<T: Message + Default> Inbox<T> {
 
 /// Shared with who looks at the clock.
 struct Slot {
-    /// `None` after a request that was not complete in time.
-    reading: Option<Reading>,
+    /// Or why nothing more is read.
+    reading: Result<Reading, Status>,
     waker: Option<Waker>,
 }
 
@@ -110,17 +131,37 @@ enum Part {
         bytes: [u8; HEADER_BYTES],
         have: usize,
     },
-    /// A large message, when there is room.
-    Awaited {
-        length: usize,
-        permit: Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>,
-    },
     Message {
         length: usize,
         have: BytesMut,
-        /// Dropped with the last byte of a large one.
-        _complete: Option<oneshot::Sender<()>>,
+        turn: Turn,
+        /// Since something of it is missing.
+        watch: Option<oneshot::Sender<()>>,
     },
+}
+
+/// To be read beyond the first bytes.
+enum Turn {
+    None,
+    Awaited {
+        permit: Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>,
+        _waiting: Waiting,
+    },
+    Taken {
+        _permit: OwnedSemaphorePermit,
+    },
+}
+
+impl Turn {
+    /// Ready when it does not wait for room.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        if let Turn::Awaited { permit, .. } = self {
+            let permit = ready!(permit.as_mut().poll(context));
+            let permit = permit.map_err(|_closed| Status::unavailable("no more requests are read"))?;
+            *self = Turn::Taken { _permit: permit };
+        }
+        Poll::Ready(Ok(()))
+    }
 }
 
 impl Part {
@@ -141,37 +182,34 @@ impl Reading {
                     *have += taken.len();
                     if *have == HEADER_BYTES {
                         let length = length(*bytes)?;
-                        self.part = if length > SMALL_BYTES {
-                            let kilobytes = u32::try_from(kilobytes(length)).unwrap_or(u32::MAX);
-                            let permit = Box::pin(Arc::clone(&self.room.0).acquire_many_owned(kilobytes));
-                            Part::Awaited { length, permit }
-                        } else {
-                            Part::Message { length, have: BytesMut::new(), _complete: None }
-                        };
+                        self.part = Part::Message { length, have: BytesMut::new(), turn: Turn::None, watch: None };
                         continue;
                     }
                 }
-                Part::Awaited { length, permit } => {
-                    let permit = ready!(permit.as_mut().poll(context));
-                    let permit = permit.map_err(|_closed| Status::unavailable("no more requests are read"))?;
-                    let complete = Some(watched(permit, slot));
-                    self.part = Part::Message { length: *length, have: BytesMut::new(), _complete: complete };
-                    continue;
-                }
-                Part::Message { length, have, .. } => {
+                Part::Message { length, have, turn, watch } => {
+                    ready!(turn.poll(context))?;
                     if have.is_empty() && self.rest.len() >= *length {
                         let message = self.rest.split_to(*length);
                         self.part = Part::START;
                         return Poll::Ready(Ok(Some(message)));
                     }
-                    if have.capacity() == 0 {
-                        have.reserve(*length);
-                    }
-                    have.extend_from_slice(&self.rest.split_to(self.rest.len().min(*length - have.len())));
+                    let allowed = match turn {
+                        Turn::Taken { .. } => *length,
+                        Turn::None | Turn::Awaited { .. } => SMALL_BYTES.min(*length),
+                    };
+                    have.reserve(allowed - have.len());
+                    have.extend_from_slice(&self.rest.split_to(self.rest.len().min(allowed - have.len())));
                     if have.len() == *length {
                         let message = std::mem::take(have).freeze();
                         self.part = Part::START;
                         return Poll::Ready(Ok(Some(message)));
+                    }
+                    watch.get_or_insert_with(|| watched(&self.room, slot));
+                    if have.len() == allowed {
+                        let kilobytes = u32::try_from(kilobytes(*length)).unwrap_or(u32::MAX);
+                        let permit = Box::pin(Arc::clone(&self.room.kilobytes).acquire_many_owned(kilobytes));
+                        *turn = Turn::Awaited { permit, _waiting: Waiting::new(&self.room) };
+                        continue;
                     }
                 }
             }
@@ -183,7 +221,7 @@ impl Reading {
                 None => {
                     return Poll::Ready(match self.part {
                         Part::Header { have: 0, .. } => Ok(None),
-                        Part::Header { .. } | Part::Awaited { .. } | Part::Message { .. } => {
+                        Part::Header { .. } | Part::Message { .. } => {
                             Err(Status::internal("the requests end in the middle of one"))
                         }
                     });
@@ -209,27 +247,53 @@ fn length(header: [u8; HEADER_BYTES]) -> Result<usize, Status> {
     Ok(length)
 }
 
-/// Holds the room of a request until what this returns is dropped. If that takes too long, what was read is freed, by a task because
-/// nobody looks at a stream whose client takes no responses; the stream ends as soon as it is looked at.
-fn watched(room: OwnedSemaphorePermit, slot: &Arc<Mutex<Slot>>) -> oneshot::Sender<()> {
+/// Looks after a request that is not complete, until what this returns is dropped. If it does not come on, what was read is freed, by
+/// a task because nobody looks at a stream whose client takes no responses; the stream ends as soon as it is looked at.
+fn watched(room: &Room, slot: &Arc<Mutex<Slot>>) -> oneshot::Sender<()> {
     let (complete, mut ended) = oneshot::channel();
-    let slot = Arc::downgrade(slot);
-    let late = tokio::time::sleep(COMPLETE_WITHIN);
+    let (slot, room) = (Arc::downgrade(slot), room.clone());
     tokio::spawn(async move {
-        tokio::select! {
-            () = late => if let Some(slot) = slot.upgrade() {
-                let Slot { reading, waker } = &mut *lock(&slot);
-                // It may have become complete in this moment.
-                if ended.try_recv() == Err(TryRecvError::Empty) {
-                    *reading = None;
-                    if let Some(waker) = waker.take() {
-                        waker.wake();
-                    }
+        let (mut spent, mut had, mut had_room) = (Duration::ZERO, 0, false);
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(STEP) => {}
+                _dropped = &mut ended => return,
+            }
+            let Some(slot) = slot.upgrade() else { return };
+            let Slot { reading, waker } = &mut *lock(&slot);
+            // It may have become complete in this moment.
+            let (Err(TryRecvError::Empty), Ok(Reading { part: Part::Message { have, turn, .. }, .. })) =
+                (ended.try_recv(), &mut *reading)
+            else {
+                return;
+            };
+            if matches!(turn, Turn::Awaited { .. }) {
+                // The room is its own as soon as there is some, and so is the time from then on.
+                if let Some(waker) = waker
+                    && turn.poll(&mut Context::from_waker(waker)).is_ready()
+                {
+                    waker.wake_by_ref();
                 }
-            },
-            _dropped = &mut ended => {}
+                continue;
+            }
+            let (came, has_room) = (have.len() - had, matches!(turn, Turn::Taken { .. }));
+            spent += STEP;
+            let is_slow = had_room && came < STEP_BYTES && room.waiting.load(Ordering::Relaxed) > 0;
+            (had, had_room) = (have.len(), has_room);
+            let status = if is_slow {
+                Status::resource_exhausted("a request did not come on while others waited for its room")
+            } else if spent >= COMPLETE_WITHIN {
+                let text = format!("a request was not complete after {} s", COMPLETE_WITHIN.as_secs());
+                Status::deadline_exceeded(text)
+            } else {
+                continue;
+            };
+            *reading = Err(status);
+            if let Some(waker) = waker.take() {
+                waker.wake();
+            }
+            return;
         }
-        drop(room);
     });
     complete
 }
@@ -283,11 +347,14 @@ mod tests {
     }
 
     fn free(room: &Room) -> usize {
-        room.0.available_permits()
+        room.kilobytes.available_permits()
     }
 
     /// Of the longest request.
     const HALF: usize = MAX_REQUEST_BYTES / 2;
+
+    /// Frames of a large request, so many that it needs room.
+    const BEGUN: usize = 5;
 
     #[tokio::test(start_paused = true)]
     async fn a_large_request_waits_until_there_is_room_for_it_and_a_small_one_does_not() {
@@ -295,7 +362,7 @@ mod tests {
         let frames = large(2 * HALF - 1_024);
         let mut all: Vec<_> = (0..4).map(|_| inbox(&room)).collect();
         for (wire, inbox) in &mut all {
-            send(wire, &frames[..2]);
+            send(wire, &frames[..BEGUN]);
             assert!(inbox.next().now_or_never().is_none());
         }
         assert_eq!(free(&room), 0, "all is taken, for all that they announced");
@@ -306,7 +373,7 @@ mod tests {
         send(&other_wire, &large(100));
         assert!(other.next().now_or_never().is_some(), "an acknowledgement needs none");
         let (wire, first) = &mut all[0];
-        send(wire, &frames[2..]);
+        send(wire, &frames[BEGUN..]);
         assert!(matches!(first.next().await, Ok(Some(_))));
         assert!(matches!(waits.next().await, Ok(Some(_))));
         drop(all);
@@ -316,12 +383,48 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn who_announces_much_and_does_not_come_on_is_left_when_others_wait() {
+        let (room, began) = (Room::default(), tokio::time::Instant::now());
+        let frames = large(2 * HALF - 1_024);
+        // Four have room and three wait for it. Nobody looks at them.
+        let mut idle: Vec<_> = (0..7).map(|_| inbox(&room)).collect();
+        for (wire, inbox) in &mut idle {
+            send(wire, &frames[..BEGUN]);
+            assert!(inbox.next().now_or_never().is_none());
+        }
+        // It only announces, and has no room for that.
+        let (announcing, mut announces) = inbox(&room);
+        send(&announcing, &[frames[0].slice(..HEADER_BYTES)]);
+        assert!(announces.next().now_or_never().is_none());
+        for turn in 0..2 {
+            // A slow one comes on with what a step needs.
+            let (wire, mut slow) = inbox(&room);
+            send(&wire, &frames[..BEGUN]);
+            for frame in &frames[BEGUN..20] {
+                let step = tokio::time::timeout(STEP / 2, slow.next()).await;
+                assert!(step.is_err(), "it is read on: {step:?}");
+                send(&wire, std::slice::from_ref(frame));
+            }
+            send(&wire, &frames[20..]);
+            assert!(matches!(slow.next().await, Ok(Some(_))), "{turn}");
+        }
+        assert!(began.elapsed() < COMPLETE_WITHIN / 2, "{:?}", began.elapsed());
+        for (number, (_, inbox)) in idle.iter_mut().enumerate().take(4) {
+            let status = inbox.next().await.unwrap_err();
+            assert_eq!(status.code(), Code::ResourceExhausted, "{number}");
+            assert_eq!(status.message(), "a request did not come on while others waited for its room");
+        }
+        drop(announcing);
+        assert!(announces.next().await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_large_request_that_is_not_complete_in_time_ends_its_stream_whether_it_is_looked_at_or_not() {
         let room = Room::default();
         let (wire, mut inbox) = inbox(&room);
         let (unseen_wire, mut unseen) = self::inbox(&room);
         for (wire, inbox) in [(&wire, &mut inbox), (&unseen_wire, &mut unseen)] {
-            send(wire, &large(HALF)[..3]);
+            send(wire, &large(HALF)[..BEGUN]);
             assert!(inbox.next().now_or_never().is_none());
         }
         let status = inbox.next().await.unwrap_err();

@@ -16,7 +16,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures_util::Stream;
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body::{Body, Frame};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -67,6 +67,9 @@ impl<const N: usize> Service<http::Request<TonicBody>> for Discovery<N> {
     }
 
     fn call(&mut self, request: http::Request<TonicBody>) -> Self::Future {
+        if let Some(refused) = no_call(&request) {
+            return ready(Ok(refused));
+        }
         let rpc = &RPCS[N];
         let method = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
         let response = if method == rpc.sotw {
@@ -79,6 +82,19 @@ impl<const N: usize> Service<http::Request<TonicBody>> for Discovery<N> {
         };
         ready(Ok(response))
     }
+}
+
+/// The answer to what is no call of gRPC, which says so as HTTP does.
+fn no_call(request: &http::Request<TonicBody>) -> Option<http::Response<TonicBody>> {
+    let content = request.headers().get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    let status = match (request.method(), content.starts_with(b"application/grpc")) {
+        (&Method::POST, true) => return None,
+        (&Method::POST, false) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        _ => StatusCode::METHOD_NOT_ALLOWED,
+    };
+    let mut response = http::Response::new(TonicBody::empty());
+    *response.status_mut() = status;
+    Some(response)
 }
 
 fn answer<W: Wire>(

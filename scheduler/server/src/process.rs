@@ -47,6 +47,9 @@ const MAX_MESSAGE_BYTES: usize = 64 << 20;
 const STREAM_WINDOW: u32 = 64 << 10;
 const CONNECTION_WINDOW: u32 = 1 << 20;
 
+/// How long no connection is accepted after one that could not be.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
 /// How long clients of a server that drains get to take its last words, and to close their connections then.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -207,7 +210,13 @@ fn server() -> Server {
 
 fn incoming(listener: TcpListener) -> impl Stream<Item = io::Result<Greeted<TcpStream>>> {
     // Without this a small message waits 40 ms for the acknowledgement of the one before it.
-    TcpIncoming::from(listener).with_nodelay(Some(true)).map(|stream| stream.map(Greeted::new))
+    TcpIncoming::from(listener).with_nodelay(Some(true)).then(|stream| async {
+        if stream.is_err() {
+            // No file descriptor may be free, and there will be none in the next microsecond either.
+            tokio::time::sleep(ACCEPT_AGAIN).await;
+        }
+        stream.map(Greeted::new)
+    })
 }
 
 fn serve(tasks: &Tasks, what: &'static str, router: tonic::transport::server::Router, listener: TcpListener) {

@@ -97,3 +97,28 @@ async fn every_resource_of_a_client_is_shown_with_where_it_is() {
         assert_eq!(answers.message().await.unwrap().unwrap().config.len(), 1);
     }
 }
+
+#[tokio::test]
+async fn a_client_with_more_than_one_response_holds_is_told_as_one() {
+    const SCOPES: usize = 60_000;
+    let (ads, _feedback, address) = serve(Duration::ZERO).await;
+    let scope = |number| Change::Put(resource(Kind::ScopedRoute, &format!("m{number}"), "1"));
+    ads.publish((0..SCOPES).map(scope).collect(), vec![]).unwrap();
+    ads.open(false);
+    let mut streams = Vec::new();
+    for _ in 0..2 {
+        let (requests, outgoing) = mpsc::channel(8);
+        requests.send(DeltaDiscoveryRequest { node: node("envoy"), ..delta(Kind::ScopedRoute, "") }).await.unwrap();
+        let mut client = client(address).await.max_decoding_message_size(usize::MAX);
+        let mut responses =
+            client.delta_aggregated_resources(ReceiverStream::new(outgoing)).await.unwrap().into_inner();
+        assert_eq!(responses.message().await.unwrap().unwrap().resources.len(), SCOPES);
+        streams.push((requests, responses));
+    }
+    let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
+    let told = xds::fetch(channel.clone(), None, |client| (client.node, client.resources.len())).await.unwrap();
+    assert_eq!(told, [("envoy".to_owned(), SCOPES), ("envoy".to_owned(), SCOPES)]);
+    let request = ClientStatusRequest { exclude_resource_contents: true, ..ClientStatusRequest::default() };
+    let refused = ClientStatusDiscoveryServiceClient::new(channel).fetch_client_status(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::OutOfRange, "{refused:?}");
+}
