@@ -1,13 +1,26 @@
-//! What a process gives back of the memory that it does not use any more.
+//! What a process gives back of the memory that it does not use any more. With another C library than glibc nothing of this does
+//! anything.
+//!
+//! For processes that hold many small things and rarely need a large block.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use crate::Stop;
+use crate::process_metrics::resident_bytes;
 
 /// Free memory at the end of a heap that is given back, and blocks that are given back each by itself, in bytes: with what glibc
 /// begins.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const GIVEN_BACK: libc::c_int = 128 << 10;
 
+/// How often a process looks at its size, and from what growth on it looks for what is free.
+const LOOKS_EVERY: Duration = Duration::from_secs(10);
+const GROWN_BYTES: f64 = 16_000_000.0;
+
 /// Keeps the allocator at the thresholds that it begins with. It raises them by itself and for ever (mallopt(3),
-/// `M_MMAP_THRESHOLD`): a process that let go of one table of 8 MB keeps up to twice that of what is free at the end of each heap. For processes that hold many small things and rarely need a large block, because each of those
-/// is asked of the system now. Does nothing with another C library.
+/// `M_MMAP_THRESHOLD`): a process that let go of one table of 8 MB keeps up to twice that of what is free at the end of each heap.
+/// Each large block is asked of the system then.
 pub fn give_back() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     for threshold in [libc::M_MMAP_THRESHOLD, libc::M_TRIM_THRESHOLD] {
@@ -17,5 +30,51 @@ pub fn give_back() {
         if is_set == 0 {
             tracing::warn!(threshold, "the allocator keeps its own threshold");
         }
+    }
+}
+
+/// Gives back what is free in the middle of the heaps, too, whenever the process has grown: after many clients at once with much to
+/// say, that is nearly all that they needed.
+pub async fn give_back_in_time(stop: Stop) -> Result<(), Infallible> {
+    let Some(mut least) = resident_bytes() else { return Ok(()) };
+    loop {
+        tokio::select! {
+            () = stop.requested() => return Ok(()),
+            () = tokio::time::sleep(LOOKS_EVERY) => {}
+        }
+        let Some(resident) = resident_bytes() else { return Ok(()) };
+        least = least.min(resident);
+        if resident > least + GROWN_BYTES {
+            // It takes milliseconds, and waits for nobody.
+            let _never_panics = tokio::task::spawn_blocking(trim).await;
+            least = resident_bytes().unwrap_or(resident);
+        }
+    }
+}
+
+fn trim() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        // SAFETY: under the allocator's own locks, as any allocation; only pages without any block in use are given back.
+        #[expect(unsafe_code, reason = "it is a function of the C library; see the SAFETY note")]
+        let _is_less = unsafe { libc::malloc_trim(0) };
+    }
+}
+
+#[cfg(all(test, target_os = "linux", target_env = "gnu"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_free_between_what_is_not_is_given_back() {
+        let before = resident_bytes().unwrap();
+        let blocks: Vec<Box<[u8]>> = (0..200_000).map(|_| vec![1; 500].into_boxed_slice()).collect();
+        // One in a hundred stays, so that no end of a heap is free.
+        let kept: Vec<Box<[u8]>> =
+            blocks.into_iter().enumerate().filter_map(|(number, block)| (number % 100 == 0).then_some(block)).collect();
+        let grown = resident_bytes().unwrap() - before;
+        trim();
+        let left = resident_bytes().unwrap() - before;
+        assert!(grown > 90e6 && left < 40e6, "{} kept: {grown} bytes grown, {left} left", kept.len());
     }
 }

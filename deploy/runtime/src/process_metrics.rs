@@ -21,7 +21,7 @@ fn metric(text: &mut String, name: &str, kind: &str, help: &str, value: Option<f
     }
 }
 
-fn resident_bytes() -> Option<f64> {
+pub(crate) fn resident_bytes() -> Option<f64> {
     parse_resident_bytes(&std::fs::read_to_string("/proc/self/status").ok()?)
 }
 

@@ -185,6 +185,7 @@ pub(crate) async fn run(flags: Flags) -> Result<(), Error> {
         let tasks = Tasks::new(stop.clone());
         tasks.spawn("health", OnError::StopProcess, runtime::health::serve(probes, health, stop.clone()));
         tasks.spawn("probe", OnError::StopProcess, asking);
+        tasks.spawn("memory", OnError::StopProcess, runtime::memory::give_back_in_time(stop.clone()));
         let ended = scheduler::run(config, listeners, stop).await.map_err(Error::Scheduler);
         let others = tasks.finish(STOP_WITHIN).await;
         ended?;
