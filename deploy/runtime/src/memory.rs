@@ -14,9 +14,12 @@ use crate::process_metrics::resident_bytes;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const GIVEN_BACK: libc::c_int = 128 << 10;
 
-/// How often a process looks at its size, and from what growth on it looks for what is free.
-const LOOKS_EVERY: Duration = Duration::from_secs(10);
-const GROWN_BYTES: f64 = 16_000_000.0;
+/// How long after it began, or gave much back, a process that has grown looks for what is free; and how much that is at least.
+const SOON: Duration = Duration::from_secs(10);
+const MUCH_BYTES: f64 = 16_000_000.0;
+
+/// How long after it found little, at most: each time is twice the one before.
+const LATE: Duration = Duration::from_secs(320);
 
 /// Keeps the allocator at the thresholds that it begins with. It raises them by itself and for ever (mallopt(3),
 /// `M_MMAP_THRESHOLD`): a process that let go of one table of 8 MB keeps up to twice that of what is free at the end of each heap.
@@ -33,22 +36,24 @@ pub fn give_back() {
     }
 }
 
-/// Gives back what is free in the middle of the heaps, too, whenever the process has grown: after many clients at once with much to
-/// say, that is nearly all that they needed.
+/// Gives back what is free in the middle of the heaps, too, from time to time once the process has grown: after many clients at once
+/// with much to say, that is nearly all that they needed.
 pub async fn give_back_in_time(stop: Stop) -> Result<(), Infallible> {
-    let Some(mut least) = resident_bytes() else { return Ok(()) };
+    let (Some(began), mut wait) = (resident_bytes(), SOON) else { return Ok(()) };
     loop {
         tokio::select! {
             () = stop.requested() => return Ok(()),
-            () = tokio::time::sleep(LOOKS_EVERY) => {}
+            () = tokio::time::sleep(wait) => {}
         }
-        let Some(resident) = resident_bytes() else { return Ok(()) };
-        least = least.min(resident);
-        if resident > least + GROWN_BYTES {
-            // It takes milliseconds, and waits for nobody.
-            let _never_panics = tokio::task::spawn_blocking(trim).await;
-            least = resident_bytes().unwrap_or(resident);
+        let grown = resident_bytes().unwrap_or(began);
+        if grown < began + MUCH_BYTES {
+            wait = SOON;
+            continue;
         }
+        // It takes some milliseconds, in which a heap at a time stands still.
+        let _never_panics = tokio::task::spawn_blocking(trim).await;
+        let is_much = grown - resident_bytes().unwrap_or(grown) > MUCH_BYTES;
+        wait = if is_much { SOON } else { LATE.min(2 * wait) };
     }
 }
 
