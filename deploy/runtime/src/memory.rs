@@ -72,14 +72,14 @@ mod tests {
 
     #[test]
     fn what_is_free_between_what_is_not_is_given_back() {
-        let before = resident_bytes().unwrap();
-        let blocks: Vec<Box<[u8]>> = (0..200_000).map(|_| vec![1; 500].into_boxed_slice()).collect();
+        let blocks: Vec<Box<[u8]>> = (0..400_000).map(|_| vec![1; 500].into_boxed_slice()).collect();
         // One in a hundred stays, so that no end of a heap is free.
         let kept: Vec<Box<[u8]>> =
             blocks.into_iter().enumerate().filter_map(|(number, block)| (number % 100 == 0).then_some(block)).collect();
-        let grown = resident_bytes().unwrap() - before;
+        let grown = resident_bytes().unwrap();
         trim();
-        let left = resident_bytes().unwrap() - before;
-        assert!(grown > 90e6 && left < 40e6, "{} kept: {grown} bytes grown, {left} left", kept.len());
+        let left = resident_bytes().unwrap();
+        // 200 MB are free; other tests run beside.
+        assert!(grown - left > 100e6, "{} kept: {grown} bytes before, {left} after", kept.len());
     }
 }
