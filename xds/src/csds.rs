@@ -26,6 +26,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::ads::Shared;
+use crate::encode::field;
 use crate::gate::StreamId;
 use crate::resource::Kind;
 use crate::session::{Delivery, ResourceStatus, Session};
@@ -67,8 +68,7 @@ impl Telling {
             bytes += told.encoded_len();
             for resource in resources.by_ref() {
                 let generic = generic(&resource, !self.request.exclude_resource_contents);
-                // With its tag and its length.
-                bytes += generic.encoded_len() + 6;
+                bytes += field(generic.encoded_len());
                 told.generic_xds_configs.push(generic);
                 if bytes >= enough {
                     break;

@@ -231,7 +231,7 @@ impl Encoding {
 }
 
 /// Length of a field with its tag and its length. All field numbers here take one byte.
-fn field(bytes: usize) -> usize {
+pub(crate) fn field(bytes: usize) -> usize {
     1 + prost::length_delimiter_len(bytes) + bytes
 }
 

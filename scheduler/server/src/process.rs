@@ -211,9 +211,13 @@ fn server() -> Server {
 fn incoming(listener: TcpListener) -> impl Stream<Item = io::Result<Greeted<TcpStream>>> {
     // Without this a small message waits 40 ms for the acknowledgement of the one before it.
     TcpIncoming::from(listener).with_nodelay(Some(true)).then(|stream| async {
-        if stream.is_err() {
+        use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+        match &stream {
+            // That one alone is gone.
+            Err(error) if matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) => {}
             // No file descriptor may be free, and there will be none in the next microsecond either.
-            tokio::time::sleep(ACCEPT_AGAIN).await;
+            Err(_) => tokio::time::sleep(ACCEPT_AGAIN).await,
+            Ok(_) => {}
         }
         stream.map(Greeted::new)
     })
