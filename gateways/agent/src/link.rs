@@ -4,8 +4,8 @@
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use api::agent::agent_service_client::AgentServiceClient;
 use domain::{Bytes, ModelName, ModelVersionId, ReplicaId, VersionNumber};
@@ -51,6 +51,8 @@ pub(crate) struct Link {
     pub(crate) operations: Arc<Operations>,
     pub(crate) phase: watch::Receiver<Phase>,
     pub(crate) session: watch::Sender<Option<Session>>,
+    /// When the first subscription began.
+    pub(crate) told: Arc<OnceLock<Instant>>,
     pub(crate) stop: Stop,
 }
 
@@ -144,6 +146,7 @@ impl Link {
             Err(status) => return refused(&status),
         };
         backoff.reset();
+        self.told.get_or_init(Instant::now);
         info!(replica = %self.identity.replica, scheduler, models, "subscribed");
         self.session.send_replace(Some(Session { number, client }));
         loop {

@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::fetch::Limits;
 use crate::link::{Identity, Link};
 use crate::operations::{Operations, Parts};
-use crate::proxy::{self, Proxy};
+use crate::proxy::{self, Proxy, Settling};
 use crate::reason::chain;
 use crate::report::Reports;
 use crate::repository::{self, Repository};
@@ -93,6 +93,7 @@ pub async fn run(config: Config, listener: TcpListener, stop: Stop) -> Result<()
         memory: config.memory,
         tasks: links.clone(),
     });
+    let told = Arc::default();
     let link = Link {
         identity: identity(&config, address),
         schedulers: config.schedulers.clone(),
@@ -100,11 +101,13 @@ pub async fn run(config: Config, listener: TcpListener, stop: Stop) -> Result<()
         operations,
         phase: phases.clone(),
         session,
+        told: Arc::clone(&told),
         stop: links.stop().clone(),
     };
     links.spawn("scheduler-link", OnError::Log, link.run());
 
-    let proxy = Proxy::new(config.replica.clone(), residency, phases, config.max_message_bytes);
+    let settling = Settling::new(told, config.settles_after);
+    let proxy = Proxy::new(config.replica.clone(), residency, phases, settling, config.max_message_bytes);
     proxy::serve(proxy, listener, stop).await;
     let linked = links.finish(LINK_LIMIT).await;
     servers.finish(SERVER_LIMIT).await?;

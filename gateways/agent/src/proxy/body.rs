@@ -1,6 +1,7 @@
 //! Bodies in both directions. A request's body can fail after its headers went to the server: what was wrong with it is
 //! kept for the response (`Fault`). A response's body holds what counts as in use until its last byte is out.
 
+use std::collections::VecDeque;
 use std::error::Error as StdError;
 use std::fmt;
 use std::pin::Pin;
@@ -149,6 +150,8 @@ pub(crate) struct GrpcEnd {
 pub(crate) enum ResponseBody {
     Text(Option<Bytes>),
     Passed {
+        /// What has come already.
+        ahead: VecDeque<Frame<Bytes>>,
         inner: Incoming,
         _held: Held,
         grpc: Option<Box<GrpcEnd>>,
@@ -181,7 +184,10 @@ impl Body for ResponseBody {
         let (frame, grpc) = match &mut *self {
             Self::Over => return Poll::Ready(None),
             Self::Text(text) => return Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
-            Self::Passed { inner, grpc, .. } => (ready!(Pin::new(inner).poll_frame(context)), grpc),
+            Self::Passed { ahead, inner, grpc, .. } => match ahead.pop_front() {
+                Some(frame) => (Some(Ok(frame)), grpc),
+                None => (ready!(Pin::new(inner).poll_frame(context)), grpc),
+            },
         };
         let frame = match (frame, grpc) {
             (Some(Ok(frame)), Some(end)) if frame.is_trailers() => {
@@ -205,7 +211,7 @@ impl Body for ResponseBody {
         match self {
             Self::Over => true,
             Self::Text(text) => text.is_none(),
-            Self::Passed { inner, .. } => inner.is_end_stream(),
+            Self::Passed { ahead, inner, .. } => ahead.is_empty() && inner.is_end_stream(),
         }
     }
 
@@ -220,15 +226,20 @@ impl Body for ResponseBody {
 }
 
 impl GrpcEnd {
-    fn broken(&self, error: &hyper::Error) -> HeaderMap {
-        let status = match self.fault.get() {
+    /// Of a response that broke off.
+    pub(crate) fn status(&self, error: &hyper::Error) -> Status {
+        match self.fault.get() {
             Some(problem) => Status::new(problem.code(), problem.to_string()),
             None => {
                 let reason = crate::reason::chain(error);
                 tracing::warn!(server = self.server, request_id = ?self.request_id, reason, "response broke off");
                 Status::unavailable(format!("{} broke off its response: {reason}", self.server))
             }
-        };
+        }
+    }
+
+    fn broken(&self, error: &hyper::Error) -> HeaderMap {
+        let status = self.status(error);
         let mut trailers = HeaderMap::with_capacity(3);
         if status.add_header(&mut trailers).is_err() {
             trailers.insert("grpc-status", HeaderValue::from(Code::Unavailable as i32));

@@ -1,19 +1,26 @@
 //! gRPC: which methods exist, which model a call means, and the name the server knows it by, put into every message.
 
+use std::collections::VecDeque;
+
+use bytes::Bytes;
 use domain::header::{INTERNAL_MODEL, MODEL, REQUEST_ID};
 use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
+use http_body::Frame;
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tonic::Status;
 
 use super::body::{GrpcEnd, Held, Problem, RequestBody, ResponseBody};
 use super::messages::Messages;
 use super::upstream::{SendError, strip_hop_headers};
-use super::{Proxy, Refused};
+use super::{Proxy, Refused, SERVER_DOWN};
 use crate::reason::chain;
 use crate::residency::InUse;
 use crate::serving::Running;
 
 const CONTENT_TYPE: &str = "application/grpc";
+/// As much of an answer as a client's usual window takes at once.
+const HELD_BACK: usize = 64 << 10;
 const SERVICE: &str = "/inference.GRPCInferenceService/";
 
 /// Whether a request is a gRPC call.
@@ -59,7 +66,11 @@ pub(super) async fn call(
     };
     let (body, in_use) = match prepare(proxy, method, &parts.headers, body).await {
         Ok(prepared) => prepared,
-        Err(status) => {
+        Err(NotPassed::Refused(reason)) => {
+            tracing::debug!(replica = %proxy.replica, ?request_id, reason, "refused");
+            return Refused::answer(version, &reason, &request_id);
+        }
+        Err(NotPassed::Answered(status)) => {
             tracing::debug!(replica = %proxy.replica, ?request_id, error = status.message(), "not passed on");
             return failed(status);
         }
@@ -74,8 +85,17 @@ pub(super) async fn call(
         Ok((response, lease)) => {
             let held = Held { _lease: Some(lease), _in_use: in_use };
             let end = GrpcEnd { request_id: request_id.clone(), fault, server: proxy.server() };
-            let mut response =
-                response.map(|inner| ResponseBody::Passed { inner, _held: held, grpc: Some(Box::new(end)) });
+            let (head, mut inner) = response.into_parts();
+            let ahead = match method {
+                Method::Model => hold_back(&mut inner).await,
+                Method::Server | Method::Stream => Ok(VecDeque::new()),
+            };
+            let ahead = match ahead {
+                Ok(ahead) => ahead,
+                Err(error) => return failed(end.status(&error)),
+            };
+            let grpc = Some(Box::new(end));
+            let mut response = Response::from_parts(head, ResponseBody::Passed { ahead, inner, _held: held, grpc });
             response.headers_mut().insert(REQUEST_ID, request_id);
             Ok(response)
         }
@@ -86,12 +106,25 @@ pub(super) async fn call(
             let model = in_use.as_ref().map(InUse::name);
             tracing::warn!(replica = %proxy.replica, model, ?request_id, error = chain(&error), "call failed");
             match error {
-                SendError::NotSent(_) => Refused::answer(version, &request_id),
+                SendError::NotSent(_) => Refused::answer(version, SERVER_DOWN, &request_id),
                 SendError::Broken { .. } => {
                     failed(Status::unavailable(format!("call to {}: {}", proxy.server(), chain(&error))))
                 }
             }
         }
+    }
+}
+
+/// Why a call does not go to the server.
+enum NotPassed {
+    Answered(Status),
+    /// Another replica may do it.
+    Refused(String),
+}
+
+impl From<Status> for NotPassed {
+    fn from(status: Status) -> Self {
+        Self::Answered(status)
     }
 }
 
@@ -101,12 +134,15 @@ async fn prepare(
     method: Method,
     headers: &HeaderMap,
     body: Incoming,
-) -> Result<(RequestBody, Option<InUse>), Status> {
+) -> Result<(RequestBody, Option<InUse>), NotPassed> {
     if method == Method::Server {
         return Ok((RequestBody::whole(body, proxy.max_message_bytes), None));
     }
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-    let not_held = |name: &str| Status::not_found(format!("model {name:?} is not loaded on {}", proxy.replica));
+    let not_held = |name: &str| match proxy.not_held(name) {
+        text if proxy.settling.is_over() => NotPassed::Answered(Status::not_found(text)),
+        text => NotPassed::Refused(text),
+    };
     let mut messages = Messages::new(body, proxy.max_message_bytes, proxy.budget.clone());
     let internal = text(INTERNAL_MODEL);
     let known = match internal {
@@ -119,7 +155,7 @@ async fn prepare(
         (Method::Server | Method::Model | Method::Stream, _) => {
             let first = messages.first().await.map_err(|problem| refusal(&problem))?;
             if first.is_none() && method == Method::Model {
-                return Err(refusal(&Problem::NoMessage));
+                return Err(refusal(&Problem::NoMessage).into());
             }
             first
         }
@@ -133,15 +169,26 @@ async fn prepare(
             };
             let name = if named.is_empty() { text(MODEL).unwrap_or_default() } else { named };
             if name.is_empty() {
-                return Err(Status::failed_precondition(format!(
-                    "model_name is empty and there is no {INTERNAL_MODEL} or {MODEL} in the metadata"
-                )));
+                let text = format!("model_name is empty and there is no {INTERNAL_MODEL} or {MODEL} in the metadata");
+                return Err(Status::failed_precondition(text).into());
             }
             proxy.residency.enter_highest(name).ok_or_else(|| not_held(name))?
         }
     };
     messages.begin(in_use.name(), first).map_err(|problem| refusal(&problem))?;
     Ok((RequestBody::messages(messages), Some(in_use)))
+}
+
+/// What comes of an answer that is small, up to its end, and the beginning of a larger one. A client may try a call again
+/// as long as it has seen nothing of an answer, so the head waits until there is no more that can break off.
+async fn hold_back(answer: &mut Incoming) -> Result<VecDeque<Frame<Bytes>>, hyper::Error> {
+    let (mut frames, mut length) = (VecDeque::new(), 0);
+    while length <= HELD_BACK {
+        let Some(frame) = answer.frame().await.transpose()? else { break };
+        length += frame.data_ref().map_or(0, Bytes::len);
+        frames.push_back(frame);
+    }
+    Ok(frames)
 }
 
 fn refusal(problem: &Problem) -> Status {

@@ -2,7 +2,7 @@
 //! the model in its place and passes everything else on, both ways, as it comes. Repeats nothing.
 //!
 //! Invariant: while the server is down no request is begun: HTTP/2 streams are refused before any byte of an answer,
-//! so that whoever sent them may try another replica.
+//! so that whoever sent them may try another replica. So is what a new agent does not hold yet.
 
 mod body;
 mod frames;
@@ -12,8 +12,8 @@ mod rest;
 pub(crate) mod upstream;
 
 use std::convert::Infallible;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use domain::ReplicaId;
 use domain::header::REQUEST_ID;
@@ -67,23 +67,43 @@ pub(crate) struct Proxy {
     replica: ReplicaId,
     residency: Arc<Residency>,
     phase: watch::Receiver<Phase>,
+    settling: Settling,
     ids: RequestIds,
     max_message_bytes: usize,
     budget: Arc<Budget>,
 }
 
-/// The server is down: the stream is reset with REFUSED_STREAM, which says that nothing was done.
+/// Whether an agent is so new that routes may still be those of the one that was here before.
+pub(crate) struct Settling {
+    /// When it first subscribed.
+    told: Arc<OnceLock<Instant>>,
+    after: Duration,
+}
+
+impl Settling {
+    pub(crate) fn new(told: Arc<OnceLock<Instant>>, after: Duration) -> Self {
+        Self { told, after }
+    }
+
+    fn is_over(&self) -> bool {
+        self.told.get().is_some_and(|told| told.elapsed() >= self.after)
+    }
+}
+
+const SERVER_DOWN: &str = "the inference server is down";
+
+/// The stream is reset with REFUSED_STREAM, which says that nothing was done.
 #[derive(Debug, thiserror::Error)]
-#[error("the inference server is down")]
+#[error("the request is refused before anything of it is done")]
 pub(crate) struct Refused(#[source] h2::Error);
 
 impl Refused {
     /// HTTP/1.1 has no way to refuse a request, so it gets a 503.
-    fn answer(version: Version, request_id: &HeaderValue) -> Result<Response<ResponseBody>, Self> {
+    fn answer(version: Version, reason: &str, request_id: &HeaderValue) -> Result<Response<ResponseBody>, Self> {
         if version == Version::HTTP_2 {
             return Err(Self(h2::Error::from(h2::Reason::REFUSED_STREAM)));
         }
-        Ok(rest::json_error(StatusCode::SERVICE_UNAVAILABLE, "the inference server is down", request_id))
+        Ok(rest::json_error(StatusCode::SERVICE_UNAVAILABLE, reason, request_id))
     }
 }
 
@@ -92,10 +112,11 @@ impl Proxy {
         replica: ReplicaId,
         residency: Arc<Residency>,
         phase: watch::Receiver<Phase>,
+        settling: Settling,
         max_message_bytes: usize,
     ) -> Arc<Self> {
         let budget = Budget::new(max_message_bytes.saturating_mul(INCOMPLETE_MESSAGES));
-        Arc::new(Self { replica, residency, phase, ids: RequestIds::new(), max_message_bytes, budget })
+        Arc::new(Self { replica, residency, phase, settling, ids: RequestIds::new(), max_message_bytes, budget })
     }
 
     async fn answer(&self, mut request: Request<Incoming>) -> Result<Response<ResponseBody>, Refused> {
@@ -103,7 +124,7 @@ impl Proxy {
         let Some(running) = running else {
             let (version, request_id) = (request.version(), self.request_id(request.headers_mut()));
             debug!(replica = %self.replica, ?request_id, "refused: the inference server is down");
-            return Refused::answer(version, &request_id);
+            return Refused::answer(version, SERVER_DOWN, &request_id);
         };
         if grpc::is_call(&request) {
             grpc::call(self, &running, request).await
@@ -116,6 +137,12 @@ impl Proxy {
     fn request_id(&self, headers: &mut HeaderMap) -> HeaderValue {
         let made = || HeaderValue::from_str(&self.ids.next()).expect("digits and letters make a header value");
         headers.entry(REQUEST_ID).or_insert_with(made).clone()
+    }
+
+    /// For people: why a request is not passed on.
+    fn not_held(&self, name: &str) -> String {
+        let yet = if self.settling.is_over() { "" } else { " yet" };
+        format!("model {name:?} is not loaded on {}{yet}", self.replica)
     }
 
     /// For people.

@@ -1,6 +1,8 @@
 //! REST: which paths exist, which model a path means, and the path the server knows it by. Anything not listed here is
 //! not passed on, so the server's other paths (its repository above all) cannot be reached.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 use domain::header::{INTERNAL_MODEL, MODEL, REQUEST_ID};
 use http::uri::PathAndQuery;
@@ -10,7 +12,7 @@ use serde_json::json;
 
 use super::body::{Held, Problem, RequestBody, ResponseBody};
 use super::upstream::{SendError, strip_hop_headers};
-use super::{Proxy, Refused};
+use super::{Proxy, Refused, SERVER_DOWN};
 use crate::reason::chain;
 use crate::residency::InUse;
 use crate::serving::Running;
@@ -25,8 +27,8 @@ const MODEL_PATHS: [&str; 4] = ["", "/ready", "/infer", "/infer_stream"];
 enum Failure {
     #[error("path {path:?}: {reason}")]
     Path { path: String, reason: &'static str },
-    #[error("model {name:?} is not loaded on {replica}")]
-    NotHeld { name: String, replica: String },
+    #[error("{0}")]
+    NotHeld(String),
     #[error(transparent)]
     Body(#[from] Problem),
     #[error("request to {server}")]
@@ -40,7 +42,7 @@ enum Failure {
 impl Failure {
     fn status(&self) -> StatusCode {
         match self {
-            Failure::Path { .. } | Failure::NotHeld { .. } => StatusCode::NOT_FOUND,
+            Failure::Path { .. } | Failure::NotHeld(_) => StatusCode::NOT_FOUND,
             Failure::Body(Problem::TooLarge { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
             Failure::Body(_) => StatusCode::BAD_REQUEST,
             Failure::Server { .. } => StatusCode::BAD_GATEWAY,
@@ -117,6 +119,10 @@ pub(super) async fn call(
             Some(in_use)
         }
         Ok(None) => None,
+        Err(Failure::NotHeld(text)) if !proxy.settling.is_over() => {
+            tracing::debug!(replica = %proxy.replica, ?request_id, reason = text, "refused");
+            return Refused::answer(version, &text, &request_id);
+        }
         Err(failure) => {
             tracing::debug!(replica = %proxy.replica, ?request_id, error = %failure, "not passed on");
             return failed(&failure);
@@ -132,7 +138,8 @@ pub(super) async fn call(
     match running.upstream.send_rest(Request::from_parts(parts, body)).await {
         Ok((response, lease)) => {
             let held = Held { _lease: lease, _in_use: in_use };
-            let mut response = response.map(|inner| ResponseBody::Passed { inner, _held: held, grpc: None });
+            let mut response =
+                response.map(|inner| ResponseBody::Passed { ahead: VecDeque::new(), inner, _held: held, grpc: None });
             strip_hop_headers(response.headers_mut());
             response.headers_mut().entry(REQUEST_ID).or_insert(request_id);
             Ok(response)
@@ -144,7 +151,7 @@ pub(super) async fn call(
             let model = in_use.as_ref().map(InUse::name);
             tracing::warn!(replica = %proxy.replica, model, ?request_id, error = chain(&error), "request failed");
             match error {
-                SendError::NotSent(_) => Refused::answer(version, &request_id),
+                SendError::NotSent(_) => Refused::answer(version, SERVER_DOWN, &request_id),
                 SendError::Broken { .. } => failed(&Failure::Server { server: proxy.server(), cause: error }),
             }
         }
@@ -165,7 +172,7 @@ fn resolve<'a>(proxy: &Proxy, path: &'a str, headers: &HeaderMap) -> Result<Opti
     };
     match found {
         Ok(in_use) => Ok(Some((in_use, rest))),
-        Err(name) => Err(Failure::NotHeld { name: name.to_owned(), replica: proxy.replica.to_string() }),
+        Err(name) => Err(Failure::NotHeld(proxy.not_held(name))),
     }
 }
 

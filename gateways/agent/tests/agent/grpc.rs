@@ -11,7 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 
-use crate::server::full;
+use crate::server::{BREAKS_OFF, full};
 use crate::world::{World, client, until, within};
 
 fn infer(model: &str, id: &str) -> wire::ModelInferRequest {
@@ -151,6 +151,30 @@ async fn request_id_is_in_headers_and_trailers_and_the_servers_trailers_are_kept
     assert_eq!((trailers["x-request-id"].len(), &trailers["x-request-id"]), (20, &answer.headers["x-request-id"]));
     let failing = raw(&world, "ModelInfer", &[IRIS], frame(&infer("iris", "fail").encode_to_vec())).await;
     assert_eq!(failing.status(), (Code::InvalidArgument, "as you wish".to_owned()));
+}
+
+#[tokio::test]
+async fn answer_that_breaks_off_is_headers_alone_so_that_a_client_may_try_again() {
+    let mut world = World::start().await;
+    let _stream = world.loaded(&["iris_2"]).await;
+    let message = || frame(&infer("iris", "a").encode_to_vec());
+    let broken = async |method: &str| {
+        let breaks = async {
+            until("it has begun", || world.server.hanging() == 1).await;
+            // The other answer comes after it over the same connection.
+            assert_eq!(raw(&world, "ModelInfer", &[IRIS], message()).await.status().0, Code::Ok);
+            world.server.over.notify_one();
+        };
+        let headers = [IRIS, (BREAKS_OFF, "")];
+        let (answer, ()) = tokio::join!(raw(&world, method, &headers, message()), breaks);
+        let (code, text) = answer.status();
+        assert!(code == Code::Unavailable && text.contains("onnx/3 broke off its response"), "{code}: {text}");
+        answer
+    };
+    let answer = broken("ModelInfer").await;
+    assert!(answer.trailers.is_none() && answer.headers["x-request-id"].len() == 20);
+    // Of a stream the client has what came before.
+    assert!(broken("ModelStreamInfer").await.trailers.is_some());
 }
 
 #[tokio::test]

@@ -1,7 +1,8 @@
 //! An inference server that loads nothing and remembers everything it was asked: the other end of the proxy.
 //!
 //! What a request asks of it is in its id (gRPC) or its body (REST): `fail`, `hang`, `die`; else it answers with what
-//! it got. Only a model it was told to load is known to it.
+//! it got. A gRPC call with [`BREAKS_OFF`] among its headers gets the beginning of an answer, until it is over. Only a model it was told to
+//! load is known to it.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -12,7 +13,8 @@ use std::sync::{Arc, Mutex};
 use api::inference::grpc_inference_service_server::{GrpcInferenceService, GrpcInferenceServiceServer};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
-use http_body_util::{BodyExt, Full};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Incoming;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -20,12 +22,16 @@ use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use messages::inference as wire;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Status, Streaming};
 
 /// The exit status of a server that was told to die.
 pub const DIED: i32 = 7;
+
+/// Header of a call whose answer breaks off.
+pub const BREAKS_OFF: &str = "x-breaks-off";
 
 #[derive(Default)]
 pub struct Memory {
@@ -43,6 +49,8 @@ pub struct Memory {
 #[derive(Clone, Default)]
 pub struct Server {
     pub memory: Arc<Mutex<Memory>>,
+    /// Lets an answer that breaks off do so.
+    pub over: Arc<Notify>,
 }
 
 /// A server that listens, until it is dropped.
@@ -101,12 +109,20 @@ impl Server {
         let is_grpc = request.headers().get("content-type").is_some_and(|value| value == "application/grpc");
         if is_grpc {
             self.memory.lock().expect("memory").headers = request.headers().clone();
+            let breaks_off = request.headers().contains_key(BREAKS_OFF);
             let limit = 1 << 30;
             let service = GrpcInferenceServiceServer::new(self.clone())
                 .max_decoding_message_size(limit)
                 .max_encoding_message_size(limit);
+            let server = self.clone();
             let answer = TowerToHyperService::new(service).call(request).await.expect("infallible");
             return answer.map(|body| {
+                if breaks_off {
+                    let begun = body.into_data_stream().take(1);
+                    let begun = begun.map(|data| data.map(|data| Frame::data(data.slice(..data.len() / 2))));
+                    let end = futures_util::stream::once(async move { Err(server.until_told().await) });
+                    return tonic::body::Body::new(StreamBody::new(begun.chain(end)));
+                }
                 let trailers = HeaderMap::from_iter([(
                     http::HeaderName::from_static("x-server-trailer"),
                     HeaderValue::from_static("t"),
@@ -135,6 +151,18 @@ impl Server {
     }
 
     async fn hang(&self) {
+        let _hanging = self.hangs();
+        std::future::pending::<()>().await;
+    }
+
+    /// Hangs until a test says that it is over.
+    async fn until_told(&self) -> Status {
+        let _hanging = self.hangs();
+        self.over.notified().await;
+        Status::internal("as you wish")
+    }
+
+    fn hangs(&self) -> impl Drop {
         struct Hanging<'a>(&'a Server);
         impl Drop for Hanging<'_> {
             fn drop(&mut self) {
@@ -142,8 +170,7 @@ impl Server {
             }
         }
         self.memory.lock().expect("memory").hanging += 1;
-        let _hanging = Hanging(self);
-        std::future::pending::<()>().await;
+        Hanging(self)
     }
 
     fn known(&self, name: &str, version: &str) -> Result<(), Status> {

@@ -3,6 +3,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use agent::{Inference, SpawnCommand};
 use http::StatusCode;
@@ -66,14 +67,15 @@ async fn outcome(world: &World) -> Result<StatusCode, Option<h2::Reason>> {
 }
 
 async fn is_refused(world: &World) {
+    is_refused_with(world, "the inference server is down").await;
+}
+
+async fn is_refused_with(world: &World, reason: &str) {
     assert_eq!(outcome(world).await, Err(Some(h2::Reason::REFUSED_STREAM)));
     let request = world.request("GET", "/v2/models/iris", &[IRIS]).body(full("")).expect("a request");
     let answer = within("an answer", async { read(client(false).request(request).await.expect("an answer")).await });
     let answer = answer.await;
-    assert_eq!(
-        (answer.status, answer.error().as_str()),
-        (StatusCode::SERVICE_UNAVAILABLE, "the inference server is down")
-    );
+    assert_eq!((answer.status, answer.error().as_str()), (StatusCode::SERVICE_UNAVAILABLE, reason));
 }
 
 async fn kill_server(world: &World, stream: &Stream) {
@@ -81,6 +83,19 @@ async fn kill_server(world: &World, stream: &Stream) {
     assert_eq!(answer.status, StatusCode::BAD_GATEWAY);
     assert!(answer.error().contains("inference server of onnx/3"), "{}", answer.error());
     stream.left().await;
+}
+
+#[tokio::test]
+async fn what_a_new_agent_does_not_hold_yet_is_refused_so_that_another_replica_is_asked() {
+    let mut world = World::with(|config| config.settles_after = Duration::from_secs(3600)).await;
+    let stream = world.loaded(&["wine_1"]).await;
+    is_refused_with(&world, "model \"iris_2\" is not loaded on onnx/3 yet").await;
+    let message = ModelInferRequest { model_name: "iris".to_owned(), ..Default::default() };
+    let status = world.grpc().await.model_infer(message).await.expect_err("refused");
+    assert_eq!(status.code(), tonic::Code::Unavailable, "{status:?}");
+    stream.load("iris", 2, &world.artifact(), None);
+    assert_eq!(world.scheduler.event().await.1, "iris_2");
+    assert_eq!(outcome(&world).await, Ok(StatusCode::OK));
 }
 
 #[tokio::test]

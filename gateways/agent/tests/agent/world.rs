@@ -100,6 +100,7 @@ impl World {
         let schedulers = vec![scheduler.address.to_string()];
         let mut config = Config::new(replica, schedulers, folder.path().join("agent"), inference);
         config.memory = domain::Bytes(1000);
+        config.settles_after = Duration::ZERO;
         config.advertise_host = "10.1.2.3".to_owned();
         change(&mut config);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

@@ -145,6 +145,8 @@ pub struct Publisher {
     refusals: Refusals,
     /// Models and pipelines that somebody declared.
     declared: BTreeSet<Name>,
+    /// Names that were declared or removed, whose scopes are not made of a route.
+    redeclared: BTreeMap<Name, RoutableName>,
     gateways: Vec<Address>,
     demand: Demand,
     /// Names whose gRPC clients are to be told anew; true: because their routes have changed.
@@ -170,6 +172,7 @@ impl Publisher {
             unconfirmed: BTreeSet::new(),
             refusals: Refusals::default(),
             declared: BTreeSet::new(),
+            redeclared: BTreeMap::new(),
             gateways: Vec::new(),
             demand: Demand::default(),
             stale: BTreeMap::new(),
@@ -195,6 +198,7 @@ impl Publisher {
                 RouteChange::Mesh(endpoints) => out.changes.extend(self.mesh.change(&endpoints, &self.settings)),
             }
         }
+        self.redeclare(&mut out);
         self.refresh(now, &mut out);
         out
     }
@@ -331,6 +335,7 @@ impl Publisher {
     fn route(&mut self, name: RoutableName, generation: Generation, route: Option<Route>, out: &mut Publication) {
         let key = routed(&name);
         self.reroute(&key);
+        self.redeclared.remove(&key);
         let published = self
             .names
             .entry(key.clone())
@@ -355,13 +360,30 @@ impl Publisher {
         self.translate(&key, out);
     }
 
+    /// Publishes the scopes of names that lead nowhere, which depend on whether somebody declared them.
+    fn redeclare(&mut self, out: &mut Publication) {
+        for (key, name) in std::mem::take(&mut self.redeclared) {
+            if let Some(published) = self.names.get(&key) {
+                if published.leads().is_none() {
+                    self.translate(&key, out);
+                }
+                continue;
+            }
+            out.changes.push(match self.declared.contains(&key) {
+                true => Change::Put(scope::unserved(&name).sharing(&key)),
+                false => Change::Remove(scope::key(key.as_str())),
+            });
+        }
+    }
+
     /// Publishes the scope of a name as it is now.
     fn translate(&mut self, key: &Name, out: &mut Publication) {
         let Some(published) = self.names.get_mut(key) else { return };
         let sets = &self.sets;
         let shape = |set: &PlacementSet| sets.get(set).map_or(Shape::OnePort, |state| state.shape);
-        let change = match published.route.as_ref().filter(|route| !route.backends.is_empty()) {
+        let change = match published.leads() {
             Some(route) => Change::Put(scope::resource(&published.name, route, shape).sharing(key)),
+            None if self.declared.contains(key) => Change::Put(scope::unserved(&published.name).sharing(key)),
             None => Change::Remove(scope::key(key.as_str())),
         };
         let version = match &change {
@@ -404,6 +426,13 @@ impl Publisher {
         if last && published.route.is_none() {
             self.names.remove(key);
         }
+    }
+}
+
+impl Published {
+    /// Its route, if that goes anywhere.
+    fn leads(&self) -> Option<&Route> {
+        self.route.as_ref().filter(|route| !route.backends.is_empty())
     }
 }
 

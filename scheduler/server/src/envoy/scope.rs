@@ -39,6 +39,9 @@ pub const MESH: &str = ".mesh";
 /// The scope that answers as soon as an Envoy has routes, for load balancers.
 pub const READY: &str = ".ready";
 
+const OK: u32 = 200;
+const UNAVAILABLE: u32 = 503;
+
 /// What the canary answers.
 const READY_BODY: &str = "ready\n";
 
@@ -111,6 +114,18 @@ pub(super) fn resource(name: &RoutableName, route: &DomainRoute, shape: impl Fn(
     scope(&name, host).requires(targets)
 }
 
+/// The scope of a name that somebody declared and nobody can answer for now: 503, so that clients come back, where a
+/// name that is not declared has no scope and is 404.
+pub(super) fn unserved(name: &RoutableName) -> Resource {
+    let text = match name {
+        RoutableName::Model(model) => format!("model {model} is declared, but no replica has it loaded now"),
+        RoutableName::Pipeline(pipeline) => format!("pipeline {pipeline} is declared, but takes no requests now"),
+        RoutableName::Experiment(experiment) => format!("experiment {experiment} takes no requests now"),
+    };
+    let name = name.to_string();
+    scope(&name, host(vec![answer(&name, UNAVAILABLE, text)]))
+}
+
 /// The scope of the server-wide calls, which the agents answer for the whole mesh.
 pub(super) fn mesh(shape: Shape, cluster: impl Fn(Door) -> String) -> Resource {
     let rest = cluster(if shape == Shape::OnePort { Door::Shared } else { Door::Rest });
@@ -130,17 +145,21 @@ pub(super) fn mesh(shape: Shape, cluster: impl Fn(Door) -> String) -> Resource {
 
 /// The scope that answers 200 by itself: whoever sees that knows that this Envoy has routes.
 pub(super) fn ready() -> Resource {
-    let route = Route {
-        name: READY.to_owned(),
+    scope(READY, host(vec![answer(READY, OK, READY_BODY)]))
+}
+
+/// Whatever is asked, Envoy says this by itself.
+fn answer(name: &str, status: u32, body: impl Into<String>) -> Route {
+    Route {
+        name: name.to_owned(),
         r#match: Some(matching(PathSpecifier::Prefix("/".to_owned()))),
         action: Some(Action::DirectResponse(DirectResponseAction {
-            status: 200,
-            body: Some(text(READY_BODY)),
+            status,
+            body: Some(text(body)),
             ..DirectResponseAction::default()
         })),
         ..Route::default()
-    };
-    scope(READY, host(vec![route]))
+    }
 }
 
 /// The doors that routes are needed for. REST's matches everything and so comes last.

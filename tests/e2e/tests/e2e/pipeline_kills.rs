@@ -4,8 +4,8 @@
 //! What counts is what the log says afterwards: every entry that it took has its answer there, or nobody waited any more.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -38,8 +38,10 @@ struct Tally {
     failed: AtomicU64,
     wrong: AtomicU64,
     late: AtomicU64,
-    /// Told that there is no such pipeline, which is never true here.
+    /// Told that there is no such pipeline or model, which is never true here.
     unknown: AtomicU64,
+    /// What the last of them was told.
+    told: Mutex<String>,
     /// The process stands still, and its clock with it.
     stands_still: AtomicBool,
 }
@@ -56,8 +58,9 @@ async fn call(rest: &Rest, number: u64, tally: &Tally) {
     if !stood_still && began.elapsed() > Duration::from_millis(TIMEOUT_MS + 1_000) {
         tally.late.fetch_add(1, Ordering::Relaxed);
     }
-    if answer.as_ref().is_ok_and(|answer| answer.status == 404) {
+    if let Some(answer) = answer.as_ref().ok().filter(|answer| answer.status == 404) {
         tally.unknown.fetch_add(1, Ordering::Relaxed);
+        *tally.told.lock().unwrap_or_else(PoisonError::into_inner) = format!("{answer:?}");
     }
     let Some(answer) = answer.ok().filter(|answer| answer.status == 200) else {
         tally.failed.fetch_add(1, Ordering::Relaxed);
@@ -148,7 +151,8 @@ async fn nothing_is_lost_doubled_or_mixed_up_when_the_process_is_killed_again_an
         found.expired
     );
     ensure!(count(&tally.wrong) == 0, "an answer of another request");
-    ensure!(count(&tally.unknown) == 0, "{} times a pipeline that is declared was unknown", count(&tally.unknown));
+    let told = tally.told.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    ensure!(count(&tally.unknown) == 0, "{} times what is declared was unknown: {told}", count(&tally.unknown));
     ensure!(count(&tally.late) == 0, "an answer after its time");
     ensure!(count(&tally.answered) * 4 > sent, "most requests between the kills are answered");
     ensure!(found.lost.is_empty(), "entries without an end: {:?}", found.lost);

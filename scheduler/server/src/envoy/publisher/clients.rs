@@ -63,11 +63,13 @@ impl Publisher {
         }
     }
 
+    /// Somebody declared a name, or removed it.
     pub(super) fn declare(&mut self, name: &RoutableName, is: bool) {
         let key = routed(name);
         if self.demand.has(&key) {
             self.stale.entry(key.clone()).or_insert(false);
         }
+        self.redeclared.insert(key.clone(), name.clone());
         if is {
             self.declared.insert(key);
         } else {
