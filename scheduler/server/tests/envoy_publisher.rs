@@ -319,6 +319,38 @@ fn what_grpc_clients_ask_for_is_there_as_long_as_they_do_and_a_while_longer() {
 }
 
 #[test]
+fn scope_of_a_declared_name_stays_when_nobody_serves_it_and_goes_with_the_name() {
+    let one = set(&[0]);
+    let declared = |is| RouteChange::Declared { name: name("iris"), is };
+    let scopes = |publication: &Publication| -> Vec<(Key, bool)> {
+        let of = |change: &Change| (change.key(), matches!(change, Change::Put(_)));
+        publication.changes.iter().map(of).filter(|(key, _)| key.kind == Kind::ScopedRoute).collect()
+    };
+    let (put, removed) = ([(scope("iris"), true)], [(scope("iris"), false)]);
+    let mut world = World::new();
+    world.apply(Vec::new(), 0);
+    // Before anything serves it there is no generation to tell of.
+    let (publication, _) = world.apply(vec![declared(true)], 0);
+    assert!(scopes(&publication) == put && publication.gated.is_empty(), "{publication:?}");
+    let waiting = world.versions(&[scope("iris")]);
+    let (publication, _) = world.apply(vec![declared(false)], 0);
+    assert!(scopes(&publication) == removed && publication.gated.is_empty(), "{publication:?}");
+    // Declared and served at once: one scope, not two.
+    let (publication, _) = world.apply(vec![declared(true), placed(&one, false), route("iris", 1, &[&one])], 0);
+    assert_eq!(scopes(&publication), put);
+    assert_ne!(world.versions(&[scope("iris")]), waiting);
+    let (publication, revision) = world.apply(vec![route("iris", 2, &[])], 0);
+    assert!(scopes(&publication) == put && publication.gated == [scope("iris")], "{publication:?}");
+    assert_eq!(world.versions(&[scope("iris")]), waiting);
+    let released = |revision| Feedback::Released { key: scope("iris"), revision };
+    let told = Some(News::Released { name: name("iris"), generation: Generation(2) });
+    // Whoever waits for the last generation is told of it, also when the name has gone meanwhile.
+    let (publication, later) = world.apply(vec![declared(false)], 0);
+    assert!(scopes(&publication) == removed && publication.gated == [scope("iris")], "{publication:?}");
+    assert!(later > revision && world.publisher.hear(released(later), Time(0)) == told);
+}
+
+#[test]
 fn grpc_clients_are_told_endpoints_and_nothing_else_of_a_roll_out() {
     let (old, new) = (set(&[0, 1]), set(&[2]));
     let mut world = World::new();

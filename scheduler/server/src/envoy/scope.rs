@@ -122,8 +122,8 @@ pub(super) fn unserved(name: &RoutableName) -> Resource {
         RoutableName::Pipeline(pipeline) => format!("pipeline {pipeline} is declared, but takes no requests now"),
         RoutableName::Experiment(experiment) => format!("experiment {experiment} takes no requests now"),
     };
-    let name = name.to_string();
-    scope(&name, host(vec![answer(&name, UNAVAILABLE, text)]))
+    // Without a name, because the response would say that it comes from there.
+    scope(&name.to_string(), host(vec![answer("", UNAVAILABLE, text)]))
 }
 
 /// The scope of the server-wide calls, which the agents answer for the whole mesh.

@@ -9,7 +9,7 @@ use envoy_types::pb::envoy::config::route::v3::ScopedRouteConfiguration;
 use envoy_types::pb::envoy::config::route::v3::route::Action;
 use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
-use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
 use envoy_types::pb::google::rpc::Status as ErrorDetail;
 use prost::Message;
 use tokio::sync::{mpsc, watch};
@@ -22,6 +22,9 @@ const CLUSTERS: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 const ENDPOINTS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
 const LISTENERS: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
 const SCOPES: &str = "type.googleapis.com/envoy.config.route.v3.ScopedRouteConfiguration";
+
+/// What Envoy answers for names that are declared and not served.
+const UNAVAILABLE: u32 = 503;
 
 /// Requests that may wait for the socket; every response has at most three.
 const REQUESTS: usize = 1_000;
@@ -168,7 +171,7 @@ impl Drop for Envoy {
 impl Seen {
     /// Who serves the name, as applied.
     pub fn shares(&self, name: &str) -> Option<Shares> {
-        self.applied.get(SCOPES)?.get(name).map(|(_, bytes)| shares(bytes))
+        self.applied.get(SCOPES)?.get(name).and_then(|(_, bytes)| shares(bytes))
     }
 
     /// Everything that was applied to the name.
@@ -180,6 +183,14 @@ impl Seen {
     pub fn models(&self) -> usize {
         let scopes = self.applied.get(SCOPES).into_iter().flatten();
         scopes.filter(|(name, _)| !name.starts_with('.')).count()
+    }
+
+    /// The response is about names that nobody serves, before and after.
+    fn leaves_all_unserved(&self, response: &DeltaDiscoveryResponse) -> bool {
+        let body = |resource: &Resource| resource.resource.as_ref().and_then(|any| shares(&any.value));
+        let before = |name: &str| self.shares(name).is_some();
+        let mut names = response.resources.iter().map(|resource| &resource.name).chain(&response.removed_resources);
+        response.resources.iter().all(|resource| body(resource).is_none()) && !names.any(|name| before(name))
     }
 
     /// Everything it has, to be compared.
@@ -261,11 +272,12 @@ impl Client {
         });
         let is_refused = |name: &String| self.refuses.as_ref() == Some(name);
         let refused = is_scopes && response.resources.iter().any(|resource| is_refused(&resource.name));
-        if is_scopes && (self.holds || refused) {
+        let is_held = is_scopes && self.holds && !self.tell.borrow().leaves_all_unserved(&response);
+        if is_held || refused {
             self.tell.send_modify(|seen| {
                 for resource in &response.resources {
                     let body = resource.resource.as_ref().map(|any| any.value.as_slice()).unwrap_or_default();
-                    seen.offered.insert(resource.name.clone(), Some(shares(body)));
+                    seen.offered.insert(resource.name.clone(), shares(body));
                 }
                 seen.offered.extend(response.removed_resources.iter().map(|name| (name.clone(), None)));
             });
@@ -280,7 +292,7 @@ impl Client {
                 ..DeltaDiscoveryRequest::default()
             };
             self.send(request).await;
-        } else if is_scopes && self.holds {
+        } else if is_held {
             self.held.push(response);
         } else {
             self.apply(response).await;
@@ -298,7 +310,7 @@ impl Client {
             for resource in response.resources {
                 let body = resource.resource.map(|any| any.value).unwrap_or_default();
                 if kind == SCOPES {
-                    history.push((resource.name.clone(), Some(shares(&body))));
+                    history.push((resource.name.clone(), shares(&body)));
                 }
                 have.insert(resource.name, (resource.version, body));
             }
@@ -308,6 +320,8 @@ impl Client {
                     history.push((name, None));
                 }
             }
+            // Whether a name that nobody serves is declared changes nothing here.
+            history.retain(|(name, shares)| shares.is_some() || seen.history(name).last().is_some_and(Option::is_some));
             seen.history.extend(history);
             seen.synced |= kind == SCOPES;
         });
@@ -334,20 +348,25 @@ impl Client {
     }
 }
 
-/// Who serves, by the last route of a scope: the ones before it keep clients where they are.
-fn shares(scope: &[u8]) -> Shares {
+/// Who serves, by the last route of a scope: the ones before it keep clients where they are. Nobody, where Envoy itself
+/// says that it is so.
+fn shares(scope: &[u8]) -> Option<Shares> {
     let scope = ScopedRouteConfiguration::decode(scope).expect("a scope");
     let hosts = scope.route_configuration.expect("inline routes").virtual_hosts;
-    let Some(route) = hosts.into_iter().flat_map(|host| host.routes).last() else { return Vec::new() };
-    let Some(Action::Route(action)) = route.action else { return vec![(route.name, 100)] };
+    let route = hosts.into_iter().flat_map(|host| host.routes).last()?;
+    let action = match route.action? {
+        Action::Route(action) => action,
+        Action::DirectResponse(answer) if answer.status == UNAVAILABLE => return None,
+        _ => return Some(vec![(route.name, 100)]),
+    };
     let Some(ClusterSpecifier::WeightedClusters(clusters)) = action.cluster_specifier else {
-        return vec![(route.name, 100)];
+        return Some(vec![(route.name, 100)]);
     };
     let share = |cluster: envoy_types::pb::envoy::config::route::v3::weighted_cluster::ClusterWeight| {
         let header = cluster.request_headers_to_add.into_iter().next().and_then(|option| option.header);
         (header.expect("a header that names the version").value, cluster.weight.expect("a weight").value)
     };
-    clusters.clusters.into_iter().map(share).collect()
+    Some(clusters.clusters.into_iter().map(share).collect())
 }
 
 fn equal(seen: Option<&Shares>, wanted: &[(&str, u32)]) -> bool {

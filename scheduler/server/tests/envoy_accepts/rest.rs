@@ -74,7 +74,7 @@ pub async fn unknown_model_is_404_with_json_that_names_it(world: &mut World) {
         assert_eq!(answer.header("x-seldon-route"), Some("::"), "{path}");
         serde_json::from_str::<serde_json::Value>(&answer.body).unwrap()["error"].as_str().unwrap().to_owned()
     };
-    let unknown = "model nobody is not known here: it does not exist, or no replica has it loaded";
+    let unknown = "model nobody is not known here: nobody declared it, or it is an experiment that does not run";
     assert_eq!(get("/v2/models/nobody/infer", &[]).await, unknown);
     assert_eq!(get("/v2/models/iris/infer", &[("seldon-model", "nobody")]).await, unknown);
     assert!(get("/v2/pipelines/p/infer", &[]).await.starts_with("model p.pipeline is not known"));
@@ -82,6 +82,25 @@ pub async fn unknown_model_is_404_with_json_that_names_it(world: &mut World) {
     assert!(quoted.starts_with("model a\"b\\c is not known"), "{quoted}");
     let nameless = get("/v2/repository/index", &[]).await;
     assert!(nameless.starts_with("the request names no model: "), "{nameless}");
+}
+
+pub async fn declared_name_that_nobody_serves_is_503_with_json_that_says_so(world: &mut World) {
+    world.declare("coming", true).await;
+    world.until("it is known", async |world| world.infer("coming").await == StatusCode::SERVICE_UNAVAILABLE).await;
+    let answer = world.rest.get("/v2/models/coming/infer", &[]).await;
+    assert_eq!(
+        (answer.header("content-type"), answer.header("x-seldon-route")),
+        (Some("application/json"), Some("::"))
+    );
+    assert_eq!(answer.body.trim(), r#"{"error":"model coming is declared, but no replica has it loaded now"}"#);
+    let backend = Backend::start("b").await;
+    world.model("coming", &[&backend]).await;
+    assert_eq!(world.infer("coming").await, StatusCode::OK);
+    let route = world.leads("coming", None);
+    world.publish([route]).await;
+    assert_eq!(world.infer("coming").await, StatusCode::SERVICE_UNAVAILABLE);
+    world.declare("coming", false).await;
+    world.until("it is gone", async |world| world.infer("coming").await == StatusCode::NOT_FOUND).await;
 }
 
 pub async fn server_wide_calls_go_to_any_agent(world: &mut World) {

@@ -11,6 +11,7 @@ use domain::{
     ReplicaId, ReplicaIndex, RoutableName, Route, ServerName, Target, Time, VersionNumber,
 };
 use envoy::{Admin, Bootstrap, Envoy, FirstConfiguration};
+use http::StatusCode;
 use scheduler::envoy::{AccessLog, News, Publisher, Settings, tailor};
 use scheduler_core::RouteChange;
 use tempfile::TempDir;
@@ -205,6 +206,17 @@ impl World {
         let publication = self.publisher.apply(changes, self.now);
         self.hand_out(publication);
         self.until_applied(waits).await;
+    }
+
+    /// A model is declared, or removed; whoever asks sees it soon.
+    pub async fn declare(&mut self, model: &str, is: bool) {
+        let name = RoutableName::Model(ModelName::parse(model).unwrap());
+        self.publish([RouteChange::Declared { name, is }]).await;
+    }
+
+    /// What a request for a model is answered with.
+    pub async fn infer(&self, model: &str) -> StatusCode {
+        self.rest.get(&format!("/v2/models/{model}/infer"), &[]).await.status
     }
 
     /// Lets time pass for the publisher.

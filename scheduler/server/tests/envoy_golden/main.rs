@@ -156,6 +156,14 @@ fn foreign_agent_with_two_ports() {
 }
 
 #[test]
+fn names_that_are_declared_and_not_served() {
+    let declared = |name| RouteChange::Declared { name, is: true };
+    let model = RoutableName::Model(ModelName::parse("iris").expect("a name"));
+    let pipeline = RoutableName::Pipeline(PipelineName::parse("ocr").expect("a name"));
+    check("unserved", &published(vec![declared(model), declared(pipeline)]));
+}
+
+#[test]
 fn grpc_client_of_a_model_in_a_roll_out() {
     let old = [endpoint(0, Health::Healthy), endpoint(1, Health::Draining)];
     let mut new = [endpoint(0, Health::Healthy), endpoint(2, Health::Unhealthy)];

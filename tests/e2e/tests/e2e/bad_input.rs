@@ -200,10 +200,11 @@ async fn artifacts(stack: &Stack) -> Result<()> {
         println!("bad input: artifact {name}: {reason}");
         ensure!(reason.contains(word), "{name}: the reason names {word}: {reason}");
         let answer = stack.rest().infer(name, iris::BODY).await?;
-        ensure!(answer.status == StatusCode::NOT_FOUND && answer.error()?.contains(name), "{}", answer.body);
+        let is_unavailable = answer.status == StatusCode::SERVICE_UNAVAILABLE;
+        ensure!(is_unavailable && answer.error()?.contains(name), "{} {}", answer.status, answer.body);
         let status =
             stack.rpc().model_infer(with_metadata(iris::message(name), &[])).await.err().context("an error")?;
-        ensure!(status.code() == Code::Unimplemented, "{status:?}");
+        ensure!(status.code() == Code::Unavailable, "{status:?}");
         control.remove(name).await?;
         control.is_gone(name, LOADS_WITHIN).await?;
     }

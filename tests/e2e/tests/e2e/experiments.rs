@@ -184,14 +184,14 @@ fn experiment_splits_sticks_mirrors_and_ends_without_losing_a_request() {
 }
 
 #[test]
-fn models_without_replicas_and_removed_ones_answer_at_once_that_they_are_not_there() {
+fn models_without_replicas_answer_at_once_that_nobody_serves_them_and_removed_ones_that_they_are_not_there() {
     scenario("absent", Shape { replicas: 1, ..Shape::default() }, async |stack| {
         let control = stack.control();
         control.declare(&Model::iris("iris")).await?;
         control.serves("iris", 1, LOADS_WITHIN).await?;
-        let absent = async |what: &str| -> Result<()> {
+        let absent = async |what: &str, status: u16, code: Code| -> Result<()> {
             until(LOADS_WITHIN, what, async || match stack.rest().infer("iris", iris::BODY).await? {
-                answer if answer.status.as_u16() == 404 => {
+                answer if answer.status.as_u16() == status => {
                     ensure!(answer.error()?.contains("iris"), "{answer:?}");
                     Ok(())
                 }
@@ -199,17 +199,17 @@ fn models_without_replicas_and_removed_ones_answer_at_once_that_they_are_not_the
             })
             .await?;
             let refused = stack.rpc().model_infer(iris::message("iris")).await.err().context(what.to_owned())?;
-            ensure!(refused.code() == Code::Unimplemented && refused.message().contains("iris"), "{refused:?}");
+            ensure!(refused.code() == code && refused.message().contains("iris"), "{refused:?}");
             Ok(())
         };
         control.declare(&Model::iris("iris").replicas(0)).await?;
         control.reaches("iris", harness::State::ModelScaledDown, LOADS_WITHIN).await?;
-        absent("a model without replicas").await?;
+        absent("a model without replicas", 503, Code::Unavailable).await?;
         control.declare(&Model::iris("iris")).await?;
         control.serves("iris", 1, LOADS_WITHIN).await?;
         iris::check_json(&stack.rest().infer("iris", iris::BODY).await?.body)?;
         control.remove("iris").await?;
         control.is_gone("iris", LOADS_WITHIN).await?;
-        absent("a removed model").await
+        absent("a removed model", 404, Code::Unimplemented).await
     });
 }

@@ -100,8 +100,12 @@ async fn unknown_models_are_named(stack: &Stack) -> Result<()> {
     ensure!(status.code() == Code::Unimplemented && status.message().contains("model nosuch "), "{status:?}");
     let agent = &stack.agents[0];
     let headers = [("seldon-internal-model", "nosuch_1")];
-    let answer = Rest::new(agent.address()).post("/v2/models/nosuch/infer", &headers, iris::BODY).await?;
-    ensure!(answer.status == StatusCode::NOT_FOUND && answer.error()?.contains("nosuch"), "{}", answer.body);
+    until(LOADS_WITHIN, "the agent is not new any more", async || {
+        let answer = Rest::new(agent.address()).post("/v2/models/nosuch/infer", &headers, iris::BODY).await?;
+        ensure!(answer.status == StatusCode::NOT_FOUND && answer.error()?.contains("nosuch"), "{}", answer.body);
+        Ok(())
+    })
+    .await?;
     let request = with_metadata(iris::message("nosuch"), &headers);
     let status = harness::rpc(agent.address()).model_infer(request).await.err().context("an error")?;
     ensure!(status.code() == Code::NotFound && status.message().contains("nosuch"), "{status:?}");
