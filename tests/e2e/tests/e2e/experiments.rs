@@ -184,7 +184,7 @@ fn experiment_splits_sticks_mirrors_and_ends_without_losing_a_request() {
 }
 
 #[test]
-fn models_without_replicas_answer_at_once_that_nobody_serves_them_and_removed_ones_that_they_are_not_there() {
+fn models_without_replicas_are_503_at_once_and_removed_ones_are_404() {
     scenario("absent", Shape { replicas: 1, ..Shape::default() }, async |stack| {
         let control = stack.control();
         control.declare(&Model::iris("iris")).await?;
