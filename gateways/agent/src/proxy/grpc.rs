@@ -21,6 +21,8 @@ use crate::serving::Running;
 const CONTENT_TYPE: &str = "application/grpc";
 /// As much of an answer as a client's usual window takes at once.
 const HELD_BACK: usize = 64 << 10;
+/// Pieces of it; more are no small answer, whatever they hold.
+const PIECES_HELD_BACK: usize = 64;
 const SERVICE: &str = "/inference.GRPCInferenceService/";
 
 /// Whether a request is a gRPC call.
@@ -183,7 +185,7 @@ async fn prepare(
 /// as long as it has seen nothing of an answer, so the head waits until there is no more that can break off.
 async fn hold_back(answer: &mut Incoming) -> Result<VecDeque<Frame<Bytes>>, hyper::Error> {
     let (mut frames, mut length) = (VecDeque::new(), 0);
-    while length <= HELD_BACK {
+    while length <= HELD_BACK && frames.len() < PIECES_HELD_BACK {
         let Some(frame) = answer.frame().await.transpose()? else { break };
         length += frame.data_ref().map_or(0, Bytes::len);
         frames.push_back(frame);
