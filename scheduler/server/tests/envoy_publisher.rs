@@ -7,7 +7,7 @@ use domain::{
     RoutableName, Route, ServerName, Target, Time, VersionNumber,
 };
 use proptest::prelude::*;
-use scheduler::envoy::{News, Publication, Publisher, SET_GRACE_MS, Settings};
+use scheduler::envoy::{News, Publication, Publisher, SET_GRACE_MS, Settings, UNSERVED_AFTER_MS};
 use scheduler_core::RouteChange;
 use xds::{Change, Feedback, Key, Kind, Revision, Table, Version};
 
@@ -329,8 +329,10 @@ fn scope_of_a_declared_name_stays_when_nobody_serves_it_and_goes_with_the_name()
     let (put, removed) = ([(scope("iris"), true)], [(scope("iris"), false)]);
     let mut world = World::new();
     world.apply(Vec::new(), 0);
-    // Before anything serves it there is no generation to tell of.
+    // Before anything serves it there is no generation to tell of, and nothing is said as long as it may be served soon.
     let (publication, _) = world.apply(vec![declared(true)], 0);
+    assert!(publication.is_empty() && world.publisher.due() == Some(Time(UNSERVED_AFTER_MS)), "{publication:?}");
+    let publication = world.tick(UNSERVED_AFTER_MS);
     assert!(scopes(&publication) == put && publication.gated.is_empty(), "{publication:?}");
     let waiting = world.versions(&[scope("iris")]);
     let (publication, _) = world.apply(vec![declared(false)], 0);

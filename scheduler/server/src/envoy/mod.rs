@@ -23,6 +23,6 @@ mod settings;
 
 pub(crate) use demand::ON_DEMAND;
 pub use listener::tailor;
-pub use publisher::{News, Publication, Publisher, SET_GRACE_MS};
+pub use publisher::{News, Publication, Publisher, SET_GRACE_MS, UNSERVED_AFTER_MS};
 pub use scope::{MESH, READY};
 pub use settings::{AccessLog, Settings};

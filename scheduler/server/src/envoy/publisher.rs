@@ -27,6 +27,10 @@ use refusals::Refusals;
 /// than requests that are on their way to it usually take.
 pub const SET_GRACE_MS: u64 = 60_000;
 
+/// How long a new name may take to be served before Envoys are told that it is not: most are served sooner, and their
+/// routes need not wait for an answer to that.
+pub const UNSERVED_AFTER_MS: u64 = 1_000;
+
 /// Generations of a name whose feedback may still come. A newer one supersedes the older, so only a name that changes
 /// faster than feedback is read has several; what is forgotten is told by the newer.
 const MAX_REMEMBERED: usize = 16;
@@ -147,6 +151,8 @@ pub struct Publisher {
     declared: BTreeSet<Name>,
     /// Names that were declared or removed, whose scopes are not made of a route.
     redeclared: BTreeMap<Name, RoutableName>,
+    /// Names that are new, by when Envoys are told of them if nobody serves them.
+    coming: BTreeMap<(Time, Name), RoutableName>,
     gateways: Vec<Address>,
     demand: Demand,
     /// Names whose gRPC clients are to be told anew; true: because their routes have changed.
@@ -173,6 +179,7 @@ impl Publisher {
             refusals: Refusals::default(),
             declared: BTreeSet::new(),
             redeclared: BTreeMap::new(),
+            coming: BTreeMap::new(),
             gateways: Vec::new(),
             demand: Demand::default(),
             stale: BTreeMap::new(),
@@ -184,7 +191,9 @@ impl Publisher {
     /// be complete: publish it before the table is opened.
     #[must_use]
     pub fn apply(&mut self, changes: impl IntoIterator<Item = RouteChange>, now: Time) -> Publication {
-        let mut out = Publication { changes: self.first.take().unwrap_or_default(), gated: Vec::new() };
+        let first = self.first.take();
+        let is_first = first.is_some();
+        let mut out = Publication { changes: first.unwrap_or_default(), gated: Vec::new() };
         for change in changes {
             match change {
                 RouteChange::Set { set, endpoints: Some(endpoints) } => self.set(set, endpoints, now, &mut out),
@@ -198,12 +207,12 @@ impl Publisher {
                 RouteChange::Mesh(endpoints) => out.changes.extend(self.mesh.change(&endpoints, &self.settings)),
             }
         }
-        self.redeclare(&mut out);
+        self.redeclare(is_first, now, &mut out);
         self.refresh(now, &mut out);
         out
     }
 
-    /// Removes clusters that have been unused for the grace.
+    /// Removes clusters that have been unused for the grace, and tells of names that nobody has served in time.
     #[must_use]
     pub fn tick(&mut self, now: Time) -> Publication {
         let mut out = Publication::default();
@@ -216,6 +225,12 @@ impl Publisher {
             out.changes.push(Change::Remove(cluster::endpoints_key(&name)));
             if state.clusters.is_empty() {
                 self.sets.remove(&set);
+            }
+        }
+        while let Some(entry) = self.coming.first_entry().filter(|entry| entry.key().0 <= now) {
+            let ((_, key), name) = entry.remove_entry();
+            if self.declared.contains(&key) && !self.names.contains_key(&key) {
+                out.changes.push(Change::Put(scope::unserved(&name).sharing(&key)));
             }
         }
         let (gone, released) = self.demand.due(now);
@@ -234,7 +249,8 @@ impl Publisher {
     /// When to call [`Publisher::tick`] next.
     #[must_use]
     pub fn due(&self) -> Option<Time> {
-        self.unused.first().map(|(due, ..)| *due).into_iter().chain(self.demand.next()).min()
+        let coming = self.coming.first_key_value().map(|((due, _), _)| *due);
+        self.unused.first().map(|(due, ..)| *due).into_iter().chain(self.demand.next()).chain(coming).min()
     }
 
     /// Says that everything handed out so far is in the table, at this revision.
@@ -360,8 +376,9 @@ impl Publisher {
         self.translate(&key, out);
     }
 
-    /// Publishes the scopes of names that lead nowhere, which depend on whether somebody declared them.
-    fn redeclare(&mut self, out: &mut Publication) {
+    /// Publishes the scopes of names that lead nowhere, which depend on whether somebody declared them. The first
+    /// publication has them all, because Envoys have nothing without it.
+    fn redeclare(&mut self, is_first: bool, now: Time, out: &mut Publication) {
         for (key, name) in std::mem::take(&mut self.redeclared) {
             if let Some(published) = self.names.get(&key) {
                 if published.leads().is_none() {
@@ -369,10 +386,13 @@ impl Publisher {
                 }
                 continue;
             }
-            out.changes.push(match self.declared.contains(&key) {
-                true => Change::Put(scope::unserved(&name).sharing(&key)),
-                false => Change::Remove(scope::key(key.as_str())),
-            });
+            if !self.declared.contains(&key) {
+                out.changes.push(Change::Remove(scope::key(key.as_str())));
+            } else if is_first {
+                out.changes.push(Change::Put(scope::unserved(&name).sharing(&key)));
+            } else {
+                self.coming.insert((now.after(UNSERVED_AFTER_MS), key), name);
+            }
         }
     }
 

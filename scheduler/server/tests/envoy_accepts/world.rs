@@ -212,6 +212,7 @@ impl World {
     pub async fn declare(&mut self, model: &str, is: bool) {
         let name = RoutableName::Model(ModelName::parse(model).unwrap());
         self.publish([RouteChange::Declared { name, is }]).await;
+        self.pass(scheduler::envoy::UNSERVED_AFTER_MS);
     }
 
     /// What a request for a model is answered with.

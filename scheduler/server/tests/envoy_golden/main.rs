@@ -12,7 +12,7 @@ use domain::{
     Backend, Endpoint, ExperimentName, Generation, Health, MirrorBackend, ModelName, ModelVersionId, PipelineName,
     PlacementSet, ReplicaId, ReplicaIndex, RoutableName, Route, ServerName, Target, Time, VersionNumber,
 };
-use scheduler::envoy::{Publisher, Settings};
+use scheduler::envoy::{Publisher, Settings, UNSERVED_AFTER_MS};
 use scheduler_core::{Address, RouteChange};
 use xds::{Change, Key, Kind};
 
@@ -160,7 +160,11 @@ fn names_that_are_declared_and_not_served() {
     let declared = |name| RouteChange::Declared { name, is: true };
     let model = RoutableName::Model(ModelName::parse("iris").expect("a name"));
     let pipeline = RoutableName::Pipeline(PipelineName::parse("ocr").expect("a name"));
-    check("unserved", &published(vec![declared(model), declared(pipeline)]));
+    let mut publisher = Publisher::new(Settings::default());
+    let _first = publisher.apply([], Time(0));
+    let at_once = publisher.apply([declared(model), declared(pipeline)], Time(0));
+    assert!(at_once.is_empty(), "they may be served soon");
+    check("unserved", &publisher.tick(Time(UNSERVED_AFTER_MS)).changes);
 }
 
 #[test]
