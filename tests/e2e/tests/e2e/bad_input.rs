@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
-use harness::{Model, Part, Shape, Stack, State, iris, scenario, with_metadata};
+use harness::{Model, Part, Shape, Stack, State, iris, scenario, until, with_metadata};
 use http::{Method, StatusCode};
 use messages::inference as pb;
 use tonic::Code;
@@ -199,9 +199,13 @@ async fn artifacts(stack: &Stack) -> Result<()> {
         let reason = control.reaches(name, State::ModelFailed, LOADS_WITHIN).await?;
         println!("bad input: artifact {name}: {reason}");
         ensure!(reason.contains(word), "{name}: the reason names {word}: {reason}");
-        let answer = stack.rest().infer(name, iris::BODY).await?;
-        let is_unavailable = answer.status == StatusCode::SERVICE_UNAVAILABLE;
-        ensure!(is_unavailable && answer.error()?.contains(name), "{} {}", answer.status, answer.body);
+        until(LOADS_WITHIN, "Envoy says that nobody serves it", async || {
+            let answer = stack.rest().infer(name, iris::BODY).await?;
+            let is_unavailable = answer.status == StatusCode::SERVICE_UNAVAILABLE;
+            ensure!(is_unavailable && answer.error()?.contains(name), "{} {}", answer.status, answer.body);
+            Ok(())
+        })
+        .await?;
         let status =
             stack.rpc().model_infer(with_metadata(iris::message(name), &[])).await.err().context("an error")?;
         ensure!(status.code() == Code::Unavailable, "{status:?}");
