@@ -9,7 +9,7 @@ use domain::{Bytes, ReplicaId};
 /// The largest request, unless said otherwise: what Envoy's stream windows are made for.
 pub const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
-/// As long as the scheduler waits for an agent that it has lost: by then no route is of another one's.
+/// As long as the scheduler waits for an agent that it has lost, unless it is told otherwise.
 const SETTLES_AFTER: Duration = Duration::from_secs(10);
 
 /// What the built-in inference server can run.
@@ -38,7 +38,7 @@ pub struct Config {
     pub max_message_bytes: usize,
     /// Folders that artifacts may come from; empty = any.
     pub artifact_roots: Vec<PathBuf>,
-    /// For so long after it first subscribed, the agent refuses requests for models that it does not hold, so that they
+    /// Until so long after it first subscribed, the agent refuses requests for models that it does not hold, so that they
     /// are sent elsewhere: routes may still be those of the agent that was here before. Later they are NOT_FOUND.
     pub settles_after: Duration,
 }

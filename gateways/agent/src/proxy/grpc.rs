@@ -3,17 +3,18 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use domain::header::{INTERNAL_MODEL, MODEL, REQUEST_ID};
+use domain::header::{INTERNAL_MODEL, MODEL, REFUSED, REQUEST_ID};
 use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tonic::Status;
+use tonic::metadata::MetadataValue;
 
 use super::body::{GrpcEnd, Held, Problem, RequestBody, ResponseBody};
 use super::messages::Messages;
 use super::upstream::{SendError, strip_hop_headers};
-use super::{Proxy, Refused, SERVER_DOWN};
+use super::{ANY, Absence, Proxy, Refused};
 use crate::reason::chain;
 use crate::residency::InUse;
 use crate::serving::Running;
@@ -68,11 +69,7 @@ pub(super) async fn call(
     };
     let (body, in_use) = match prepare(proxy, method, &parts.headers, body).await {
         Ok(prepared) => prepared,
-        Err(NotPassed::Refused(reason)) => {
-            tracing::debug!(replica = %proxy.replica, ?request_id, reason, "refused");
-            return Refused::answer(version, &reason, &request_id);
-        }
-        Err(NotPassed::Answered(status)) => {
+        Err(status) => {
             tracing::debug!(replica = %proxy.replica, ?request_id, error = status.message(), "not passed on");
             return failed(status);
         }
@@ -99,6 +96,7 @@ pub(super) async fn call(
             let grpc = Some(Box::new(end));
             let mut response = Response::from_parts(head, ResponseBody::Passed { ahead, inner, _held: held, grpc });
             response.headers_mut().insert(REQUEST_ID, request_id);
+            response.headers_mut().remove(REFUSED);
             Ok(response)
         }
         Err(error) => {
@@ -108,25 +106,12 @@ pub(super) async fn call(
             let model = in_use.as_ref().map(InUse::name);
             tracing::warn!(replica = %proxy.replica, model, ?request_id, error = chain(&error), "call failed");
             match error {
-                SendError::NotSent(_) => Refused::answer(version, SERVER_DOWN, &request_id),
+                SendError::NotSent(_) => Refused::answer(version, &request_id),
                 SendError::Broken { .. } => {
                     failed(Status::unavailable(format!("call to {}: {}", proxy.server(), chain(&error))))
                 }
             }
         }
-    }
-}
-
-/// Why a call does not go to the server.
-enum NotPassed {
-    Answered(Status),
-    /// Another replica may do it.
-    Refused(String),
-}
-
-impl From<Status> for NotPassed {
-    fn from(status: Status) -> Self {
-        Self::Answered(status)
     }
 }
 
@@ -136,14 +121,18 @@ async fn prepare(
     method: Method,
     headers: &HeaderMap,
     body: Incoming,
-) -> Result<(RequestBody, Option<InUse>), NotPassed> {
+) -> Result<(RequestBody, Option<InUse>), Status> {
     if method == Method::Server {
         return Ok((RequestBody::whole(body, proxy.max_message_bytes), None));
     }
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-    let not_held = |name: &str| match proxy.not_held(name) {
-        text if proxy.settling.is_over() => NotPassed::Answered(Status::not_found(text)),
-        text => NotPassed::Refused(text),
+    let not_held = |name: &str| match proxy.absence(name) {
+        absence @ Absence::Known { .. } => Status::not_found(absence.to_string()),
+        absence @ Absence::NotYet { .. } => {
+            let mut status = Status::unavailable(absence.to_string());
+            status.metadata_mut().insert(REFUSED, MetadataValue::from_static(ANY));
+            status
+        }
     };
     let mut messages = Messages::new(body, proxy.max_message_bytes, proxy.budget.clone());
     let internal = text(INTERNAL_MODEL);
@@ -157,7 +146,7 @@ async fn prepare(
         (Method::Server | Method::Model | Method::Stream, _) => {
             let first = messages.first().await.map_err(|problem| refusal(&problem))?;
             if first.is_none() && method == Method::Model {
-                return Err(refusal(&Problem::NoMessage).into());
+                return Err(refusal(&Problem::NoMessage));
             }
             first
         }
@@ -172,7 +161,7 @@ async fn prepare(
             let name = if named.is_empty() { text(MODEL).unwrap_or_default() } else { named };
             if name.is_empty() {
                 let text = format!("model_name is empty and there is no {INTERNAL_MODEL} or {MODEL} in the metadata");
-                return Err(Status::failed_precondition(text).into());
+                return Err(Status::failed_precondition(text));
             }
             proxy.residency.enter_highest(name).ok_or_else(|| not_held(name))?
         }

@@ -2,7 +2,7 @@
 //! the model in its place and passes everything else on, both ways, as it comes. Repeats nothing.
 //!
 //! Invariant: while the server is down no request is begun: HTTP/2 streams are refused before any byte of an answer,
-//! so that whoever sent them may try another replica. So is what a new agent does not hold yet.
+//! so that whoever sent them may try another replica.
 
 mod body;
 mod frames;
@@ -90,20 +90,31 @@ impl Settling {
     }
 }
 
-const SERVER_DOWN: &str = "the inference server is down";
+/// The value of a header that only has to be there.
+const ANY: &str = "1";
 
-/// The stream is reset with REFUSED_STREAM, which says that nothing was done.
+/// A model that a request means is not here. A reset would count against the replica, which other models need.
 #[derive(Debug, thiserror::Error)]
-#[error("the request is refused before anything of it is done")]
+enum Absence {
+    #[error("model {name:?} is not loaded on {replica}")]
+    Known { name: String, replica: ReplicaId },
+    /// It may come, or a route is older than this agent: `header::REFUSED` lets Envoy ask another replica.
+    #[error("model {name:?} is not loaded on {replica} yet")]
+    NotYet { name: String, replica: ReplicaId },
+}
+
+/// The server is down: the stream is reset with REFUSED_STREAM, which says that nothing was done.
+#[derive(Debug, thiserror::Error)]
+#[error("the inference server is down")]
 pub(crate) struct Refused(#[source] h2::Error);
 
 impl Refused {
     /// HTTP/1.1 has no way to refuse a request, so it gets a 503.
-    fn answer(version: Version, reason: &str, request_id: &HeaderValue) -> Result<Response<ResponseBody>, Self> {
+    fn answer(version: Version, request_id: &HeaderValue) -> Result<Response<ResponseBody>, Self> {
         if version == Version::HTTP_2 {
             return Err(Self(h2::Error::from(h2::Reason::REFUSED_STREAM)));
         }
-        Ok(rest::json_error(StatusCode::SERVICE_UNAVAILABLE, reason, request_id))
+        Ok(rest::json_error(StatusCode::SERVICE_UNAVAILABLE, "the inference server is down", request_id))
     }
 }
 
@@ -124,7 +135,7 @@ impl Proxy {
         let Some(running) = running else {
             let (version, request_id) = (request.version(), self.request_id(request.headers_mut()));
             debug!(replica = %self.replica, ?request_id, "refused: the inference server is down");
-            return Refused::answer(version, SERVER_DOWN, &request_id);
+            return Refused::answer(version, &request_id);
         };
         if grpc::is_call(&request) {
             grpc::call(self, &running, request).await
@@ -139,10 +150,9 @@ impl Proxy {
         headers.entry(REQUEST_ID).or_insert_with(made).clone()
     }
 
-    /// For people: why a request is not passed on.
-    fn not_held(&self, name: &str) -> String {
-        let yet = if self.settling.is_over() { "" } else { " yet" };
-        format!("model {name:?} is not loaded on {}{yet}", self.replica)
+    fn absence(&self, name: &str) -> Absence {
+        let (name, replica) = (name.to_owned(), self.replica.clone());
+        if self.settling.is_over() { Absence::Known { name, replica } } else { Absence::NotYet { name, replica } }
     }
 
     /// For people.

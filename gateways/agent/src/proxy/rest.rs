@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use domain::header::{INTERNAL_MODEL, MODEL, REQUEST_ID};
+use domain::header::{INTERNAL_MODEL, MODEL, REFUSED, REQUEST_ID};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::body::{Held, Problem, RequestBody, ResponseBody};
 use super::upstream::{SendError, strip_hop_headers};
-use super::{Proxy, Refused, SERVER_DOWN};
+use super::{ANY, Absence, Proxy, Refused};
 use crate::reason::chain;
 use crate::residency::InUse;
 use crate::serving::Running;
@@ -27,8 +27,8 @@ const MODEL_PATHS: [&str; 4] = ["", "/ready", "/infer", "/infer_stream"];
 enum Failure {
     #[error("path {path:?}: {reason}")]
     Path { path: String, reason: &'static str },
-    #[error("{0}")]
-    NotHeld(String),
+    #[error(transparent)]
+    NotHeld(#[from] Absence),
     #[error(transparent)]
     Body(#[from] Problem),
     #[error("request to {server}")]
@@ -42,7 +42,8 @@ enum Failure {
 impl Failure {
     fn status(&self) -> StatusCode {
         match self {
-            Failure::Path { .. } | Failure::NotHeld(_) => StatusCode::NOT_FOUND,
+            Failure::Path { .. } | Failure::NotHeld(Absence::Known { .. }) => StatusCode::NOT_FOUND,
+            Failure::NotHeld(Absence::NotYet { .. }) => StatusCode::SERVICE_UNAVAILABLE,
             Failure::Body(Problem::TooLarge { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
             Failure::Body(_) => StatusCode::BAD_REQUEST,
             Failure::Server { .. } => StatusCode::BAD_GATEWAY,
@@ -119,10 +120,6 @@ pub(super) async fn call(
             Some(in_use)
         }
         Ok(None) => None,
-        Err(Failure::NotHeld(text)) if !proxy.settling.is_over() => {
-            tracing::debug!(replica = %proxy.replica, ?request_id, reason = text, "refused");
-            return Refused::answer(version, &text, &request_id);
-        }
         Err(failure) => {
             tracing::debug!(replica = %proxy.replica, ?request_id, error = %failure, "not passed on");
             return failed(&failure);
@@ -141,6 +138,7 @@ pub(super) async fn call(
             let mut response =
                 response.map(|inner| ResponseBody::Passed { ahead: VecDeque::new(), inner, _held: held, grpc: None });
             strip_hop_headers(response.headers_mut());
+            response.headers_mut().remove(REFUSED);
             response.headers_mut().entry(REQUEST_ID).or_insert(request_id);
             Ok(response)
         }
@@ -151,7 +149,7 @@ pub(super) async fn call(
             let model = in_use.as_ref().map(InUse::name);
             tracing::warn!(replica = %proxy.replica, model, ?request_id, error = chain(&error), "request failed");
             match error {
-                SendError::NotSent(_) => Refused::answer(version, SERVER_DOWN, &request_id),
+                SendError::NotSent(_) => Refused::answer(version, &request_id),
                 SendError::Broken { .. } => failed(&Failure::Server { server: proxy.server(), cause: error }),
             }
         }
@@ -172,12 +170,16 @@ fn resolve<'a>(proxy: &Proxy, path: &'a str, headers: &HeaderMap) -> Result<Opti
     };
     match found {
         Ok(in_use) => Ok(Some((in_use, rest))),
-        Err(name) => Err(Failure::NotHeld(proxy.not_held(name))),
+        Err(name) => Err(proxy.absence(name).into()),
     }
 }
 
 fn failure_response(failure: &Failure, request_id: &HeaderValue) -> Response<ResponseBody> {
-    json_error(failure.status(), &chain(failure), request_id)
+    let mut response = json_error(failure.status(), &chain(failure), request_id);
+    if let Failure::NotHeld(Absence::NotYet { .. }) = failure {
+        response.headers_mut().insert(REFUSED, HeaderValue::from_static(ANY));
+    }
+    response
 }
 
 pub(super) fn json_error(status: StatusCode, text: &str, request_id: &HeaderValue) -> Response<ResponseBody> {

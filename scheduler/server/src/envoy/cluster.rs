@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use domain::{Endpoint, Health, PlacementSet};
+use domain::{Endpoint, Health, PlacementSet, header};
 use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbPolicy,
@@ -22,8 +22,9 @@ use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use envoy_types::pb::envoy::config::endpoint::v3::{
     ClusterLoadAssignment, Endpoint as WireEndpoint, LbEndpoint, LocalityLbEndpoints,
 };
-use envoy_types::pb::envoy::config::route::v3::RetryPolicy;
+use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
 use envoy_types::pb::envoy::config::route::v3::retry_policy::{RetryHostPredicate, retry_host_predicate};
+use envoy_types::pb::envoy::config::route::v3::{HeaderMatcher, RetryPolicy};
 use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
@@ -58,8 +59,9 @@ const MOST_EJECTED_PERCENT: u32 = 50;
 /// one retry in 5,000. A draw costs nanoseconds and happens for retries only.
 const HOST_DRAWS: i64 = 30;
 
-/// What is retried: only requests that no replica has begun to answer, whatever they ask for. Never on an answer.
-const RETRIED: &str = "connect-failure,refused-stream,reset-before-request";
+/// What is retried: only requests that no replica has begun to answer, whatever they ask for, and those that an agent
+/// says it refused ([`header::REFUSED`]). Never on an answer of a model.
+const RETRIED: &str = "connect-failure,refused-stream,reset-before-request,retriable-headers";
 
 /// How long Envoy waits for the endpoints of a new cluster before it takes what it has.
 const ENDPOINTS_TIMEOUT: Duration = Duration::from_secs(15);
@@ -238,7 +240,16 @@ fn retry_policy(settings: &Settings, retried: &str) -> RetryPolicy {
             config_type: Some(retry_host_predicate::ConfigType::TypedConfig(any(&PreviousHostsPredicate {}))),
         }],
         host_selection_retry_max_attempts: HOST_DRAWS,
+        retriable_headers: (retried == RETRIED).then(refused).into_iter().collect(),
         ..RetryPolicy::default()
+    }
+}
+
+fn refused() -> HeaderMatcher {
+    HeaderMatcher {
+        name: header::REFUSED.to_owned(),
+        header_match_specifier: Some(HeaderMatchSpecifier::PresentMatch(true)),
+        ..HeaderMatcher::default()
     }
 }
 

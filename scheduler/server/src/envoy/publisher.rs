@@ -31,6 +31,9 @@ pub const SET_GRACE_MS: u64 = 60_000;
 /// routes need not wait for an answer to that.
 pub const UNSERVED_AFTER_MS: u64 = 1_000;
 
+/// So many of them are told of at a time, so that what is ready meanwhile need not wait for all.
+const UNSERVED_AT_ONCE: usize = 1_000;
+
 /// Generations of a name whose feedback may still come. A newer one supersedes the older, so only a name that changes
 /// faster than feedback is read has several; what is forgotten is told by the newer.
 const MAX_REMEMBERED: usize = 16;
@@ -227,7 +230,8 @@ impl Publisher {
                 self.sets.remove(&set);
             }
         }
-        while let Some(entry) = self.coming.first_entry().filter(|entry| entry.key().0 <= now) {
+        for _ in 0..UNSERVED_AT_ONCE {
+            let Some(entry) = self.coming.first_entry().filter(|entry| entry.key().0 <= now) else { break };
             let ((_, key), name) = entry.remove_entry();
             if self.declared.contains(&key) && !self.names.contains_key(&key) {
                 out.changes.push(Change::Put(scope::unserved(&name).sharing(&key)));

@@ -1,7 +1,7 @@
 //! What Envoy itself answers: JSON for REST, a message in plain words for gRPC, always with the model's name.
 //!
-//! The status stays Envoy's: 404 for a model without a scope, which gRPC clients see as UNIMPLEMENTED. A name that is
-//! declared has one, even when nobody serves it (`scope::unserved`).
+//! The status stays Envoy's: 404 for a model without a scope, which gRPC clients see as UNIMPLEMENTED. A model or
+//! pipeline that has been declared for a second has one, even when nobody serves it (`scope::unserved`).
 
 use std::collections::HashMap;
 
@@ -19,8 +19,8 @@ use super::log::{both, grpc, present, status};
 use super::proto::text;
 
 /// No route: nothing answers by that name. Longer names than any model has are cut.
-const UNKNOWN: &str = "model %REQ(seldon-model):300% is not known here: nobody declared it, or it is an experiment that \
-                       does not run";
+const UNKNOWN: &str = "model %REQ(seldon-model):300% is not known here: nobody declared it before the last second, or \
+                       it is an experiment that does not run";
 
 /// No route and no name.
 const NAMELESS: &str = "the request names no model: use the header seldon-model, a path below /v2/models/<name>/, or \

@@ -115,7 +115,7 @@ pub(super) fn resource(name: &RoutableName, route: &DomainRoute, shape: impl Fn(
 }
 
 /// The scope of a name that somebody declared and nobody can answer for now: 503, so that clients come back, where a
-/// name that is not declared has no scope and is 404.
+/// name that nobody declared has no scope and is 404.
 pub(super) fn unserved(name: &RoutableName) -> Resource {
     let text = match name {
         RoutableName::Model(model) => format!("model {model} is declared, but no replica has it loaded now"),

@@ -174,6 +174,16 @@ impl Seen {
         self.applied.get(SCOPES)?.get(name).and_then(|(_, bytes)| shares(bytes))
     }
 
+    /// It answers for the name that nobody serves it.
+    pub fn is_unserved(&self, name: &str) -> bool {
+        self.applied.get(SCOPES).is_some_and(|scopes| scopes.contains_key(name)) && self.shares(name).is_none()
+    }
+
+    /// It has nothing for the name.
+    pub fn is_unknown(&self, name: &str) -> bool {
+        !self.applied.get(SCOPES).is_some_and(|scopes| scopes.contains_key(name))
+    }
+
     /// Everything that was applied to the name.
     pub fn history(&self, name: &str) -> Vec<Option<Shares>> {
         self.history.iter().filter(|(other, _)| other == name).map(|(_, shares)| shares.clone()).collect()

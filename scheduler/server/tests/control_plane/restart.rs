@@ -38,10 +38,32 @@ async fn filled_store_is_served_whole_at_once_and_an_envoy_that_has_it_is_sent_n
     }
     world.load(&Draft::of("sentinel").memory(1)).await.unwrap();
     let seen = envoy.until_shares("sentinel", &[("sentinel_1", 100)]).await;
-    // Once that it is declared, and then who serves it.
+    // More than once, if it is not served within a second.
     assert!(seen.received.iter().all(|name| name == "ScopedRouteConfiguration sentinel"), "{:?}", seen.received);
     let commands: Vec<String> = back.iter().flat_map(crate::agent::Agent::commands).collect();
     assert_eq!(commands, ["load sentinel 1"]);
+}
+
+#[tokio::test]
+async fn declared_model_that_nobody_serves_is_known_to_envoys_also_after_a_restart() {
+    let world = World::start().await;
+    let envoy = Envoy::start(&world, "first").await;
+    for name in ["iris", "removed"] {
+        world.load(&Draft::of(name)).await.unwrap();
+        envoy.until("it is unserved", |seen| seen.is_unserved(name)).await;
+    }
+    world.unload("removed", None).await.unwrap();
+    envoy.until("the other has gone", |seen| seen.is_unknown("removed") && seen.is_unserved("iris")).await;
+    let world = world.restart().await;
+    // The first answer of a scheduler is complete.
+    let newcomer = Envoy::start(&world, "newcomer").await.now();
+    assert!(newcomer.is_unserved("iris") && newcomer.is_unknown("removed"), "{newcomer:?}");
+    let envoy = envoy.reconnect(&world).await;
+    let agent = Identity::of("onnx", 0).subscribe(&world).await;
+    envoy.until_shares("iris", &[("iris_1", 100)]).await;
+    world.unload("iris", None).await.unwrap();
+    envoy.until("it has gone", |seen| seen.is_unknown("iris")).await;
+    drop(agent);
 }
 
 #[tokio::test]

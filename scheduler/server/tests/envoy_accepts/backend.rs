@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use api::inference::grpc_inference_service_server::{GrpcInferenceService, GrpcInferenceServiceServer};
 use bytes::Bytes;
+use domain::header;
 use futures_util::Stream;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
@@ -54,6 +55,8 @@ pub enum Mood {
     Well,
     /// Resets every stream before a byte of an answer: REFUSED_STREAM.
     Refuses,
+    /// Answers as an agent that does not have the model yet.
+    Lacks,
     /// Answers 503.
     Overloaded,
     /// Takes the request and never answers.
@@ -146,6 +149,11 @@ impl Backend {
         }
         if path.starts_with("/inference.GRPCInferenceService/") {
             record(seen);
+            if mood == Mood::Lacks {
+                let mut status = Status::unavailable("not yet");
+                status.metadata_mut().insert(header::REFUSED, "1".parse().unwrap());
+                return Ok(status.into_http());
+            }
             let service = GrpcInferenceServiceServer::new(self.clone())
                 .max_decoding_message_size(MESSAGE_BYTES)
                 .max_encoding_message_size(MESSAGE_BYTES);
@@ -163,11 +171,15 @@ impl Backend {
             self.state.held.notify_one();
             self.state.release.notified().await;
         }
-        let status = if mood == Mood::Overloaded { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+        let is_well = !matches!(mood, Mood::Overloaded | Mood::Lacks);
+        let status = if is_well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         let body = Full::new(Bytes::from(self.state.name.clone()));
         let mut response = Response::new(tonic::body::Body::new(body));
         *response.status_mut() = status;
         response.headers_mut().insert("x-backend", self.state.name.parse().unwrap());
+        if mood == Mood::Lacks {
+            response.headers_mut().insert(header::REFUSED, "1".parse().unwrap());
+        }
         Ok(response)
     }
 }

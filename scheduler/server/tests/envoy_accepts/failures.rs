@@ -56,6 +56,38 @@ pub async fn refused_stream_is_retried_elsewhere(world: &mut World) {
     assert_eq!(refusing.take().len() + well.take().len(), 3, "one request and two retries");
 }
 
+/// What an agent does that is new and does not have the model.
+pub async fn model_that_is_not_there_yet_is_asked_for_elsewhere_and_costs_its_replica_nothing(world: &mut World) {
+    let (new, old) = (Backend::start("new").await, Backend::start("old").await);
+    new.is(Mood::Lacks);
+    world.model("half-there", &[&new, &old]).await;
+    let ejections = world.ejections().await;
+    // At once: failures in a row would leave the replica out for its other models.
+    let rest = (0..REQUESTS).map(|_| world.rest.post("/v2/models/half-there/infer", &[], "{}".into()));
+    for answer in futures_util::future::join_all(rest).await {
+        assert_eq!((answer.status, answer.backend()), (StatusCode::OK, "old"));
+    }
+    let rpc = (0..REQUESTS).map(|_| {
+        let mut client = world.rpc.clone();
+        async move { client.model_infer(infer("half-there")).await }
+    });
+    for answer in futures_util::future::join_all(rpc).await {
+        assert_eq!(answer.unwrap().into_inner().model_version, "old");
+    }
+    assert!(!new.take().is_empty(), "the balancer never tried the new one");
+    assert_eq!(world.ejections().await, ejections);
+    new.is(Mood::Well);
+    old.is(Mood::Lacks);
+    for _ in 0..REQUESTS {
+        assert_eq!(world.rest.post("/v2/models/half-there/infer", &[], "{}".into()).await.backend(), "new");
+    }
+    // Whoever is left with nobody is told why.
+    new.is(Mood::Lacks);
+    let answer = world.rest.post("/v2/models/half-there/infer", &[], "{}".into()).await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(["new", "old"].contains(&answer.body.as_str()), "it is the answer of one of them: {}", answer.body);
+}
+
 pub async fn answer_is_never_retried(world: &mut World) {
     let (one, other) = (Backend::start("one").await, Backend::start("other").await);
     one.is(Mood::Overloaded);

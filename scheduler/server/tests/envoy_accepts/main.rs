@@ -83,6 +83,7 @@ async fn run(only: Option<String>) {
         experiments::change_of_one_name_among_ten_thousand_sends_one,
         failures::refused_connection_is_retried_elsewhere,
         failures::refused_stream_is_retried_elsewhere,
+        failures::model_that_is_not_there_yet_is_asked_for_elsewhere_and_costs_its_replica_nothing,
         failures::answer_is_never_retried,
         failures::single_replica_is_never_left_out,
         failures::draining_replica_gets_nothing_new_and_finishes,

@@ -261,6 +261,15 @@ impl World {
         answer.body.lines().filter_map(|line| line.split('.').nth(1)).map(str::to_owned).collect()
     }
 
+    /// How often Envoy left a replica out so far.
+    pub async fn ejections(&self) -> u64 {
+        let answer = self.statistics.get("/stats?filter=outlier_detection.ejections_enforced_total$", &[]).await;
+        let numbers = answer.body.lines().filter_map(|line| line.rsplit_once(": ")?.1.parse::<u64>().ok());
+        let numbers: Vec<u64> = numbers.collect();
+        assert!(!numbers.is_empty(), "Envoy has no such statistics: {}", answer.body);
+        numbers.iter().sum()
+    }
+
     /// Neither in feedback nor in Envoy's own log.
     pub fn nothing_was_refused(&mut self) {
         while let Ok(told) = self.feedback.try_recv() {
