@@ -138,23 +138,23 @@ async fn a_body_that_does_not_end_has_the_time_of_its_request_and_a_share_of_the
     ensure!(answer.headers()["x-request-id"] == "slow", "{answer:?}");
     becomes(&up, 0).await?;
     // Large ones: what does not fit is refused, and what is given up is given back.
-    let (first, held) = slowly(&up, path, &[]).await?;
-    let (second, refused) = slowly(&up, path, &[]).await?;
+    let (first, by_first) = slowly(&up, path, &[]).await?;
+    let (second, by_second) = slowly(&up, path, &[]).await?;
     let megabytes = |count: usize| Bytes::from(vec![b' '; count << 20]);
-    for _ in 0..40 {
-        first.send(megabytes(1)).await?;
+    for sender in [&first, &second] {
+        for _ in 0..40 {
+            // One is refused on the way: whose bytes come last.
+            let _refused = sender.send(megabytes(1)).await;
+        }
     }
-    for _ in 0..40 {
-        // It is refused on the way.
-        let _refused = second.send(megabytes(1)).await;
-    }
-    let refused = refused.await??;
+    let (refused, held) = futures_util::future::select(by_first, by_second).await.into_inner();
+    let refused = refused??;
     ensure!(refused.status() == StatusCode::TOO_MANY_REQUESTS, "{refused:?}");
     let text = String::from_utf8_lossy(refused.body());
     ensure!(text.contains("67108864 bytes"), "{text}");
     ensure!(number(&ask(&rest, "p", 1.0, 5_000).await?)? == 11.0);
     held.abort();
-    drop(first);
+    drop((first, second));
     becomes(&up, 0).await?;
     let large = [
         megabytes(40),
