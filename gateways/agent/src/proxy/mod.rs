@@ -9,6 +9,7 @@ mod frames;
 mod grpc;
 mod messages;
 mod rest;
+mod together;
 pub(crate) mod upstream;
 
 use std::convert::Infallible;
@@ -20,7 +21,7 @@ use domain::header::REQUEST_ID;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use runtime::Stop;
@@ -34,6 +35,7 @@ use crate::serving::Phase;
 use body::ResponseBody;
 use messages::Budget;
 use runtime::RequestIds;
+use together::Streams;
 
 /// Tensors are large: windows of 64 KiB would cost a round trip for each of them.
 const STREAM_WINDOW: u32 = 1 << 20;
@@ -163,7 +165,6 @@ impl Proxy {
 
 /// Serves until `stop` is requested, then lets requests under way end.
 pub(crate) async fn serve(proxy: Arc<Proxy>, listener: TcpListener, stop: Stop) {
-    let builder = builder();
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
     loop {
@@ -179,7 +180,7 @@ pub(crate) async fn serve(proxy: Arc<Proxy>, listener: TcpListener, stop: Stop) 
                 warn!(replica = %proxy.replica, %peer, limit = CONNECTIONS, "connection refused: there are too many");
             }
             Ok((stream, _)) => {
-                connections.spawn(connection(&builder, &graceful, Arc::clone(&proxy), stream));
+                connections.spawn(connection(&graceful, Arc::clone(&proxy), stream));
             }
             Err(error) => {
                 warn!(replica = %proxy.replica, %error, "accept failed");
@@ -194,8 +195,8 @@ pub(crate) async fn serve(proxy: Arc<Proxy>, listener: TcpListener, stop: Stop) 
     connections.shutdown().await;
 }
 
-fn builder() -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new());
+fn builder(streams: Streams) -> Builder<Streams> {
+    let mut builder = Builder::new(streams);
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT);
     builder
         .http2()
@@ -212,7 +213,6 @@ fn builder() -> Builder<TokioExecutor> {
 }
 
 fn connection(
-    builder: &Builder<TokioExecutor>,
     graceful: &GracefulShutdown,
     proxy: Arc<Proxy>,
     stream: TcpStream,
@@ -224,9 +224,11 @@ fn connection(
         let proxy = Arc::clone(&proxy);
         async move { proxy.answer(request).await }
     });
+    let streams = Streams::default();
+    let builder = builder(streams.clone());
     let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned());
     async move {
-        if let Err(error) = connection.await {
+        if let Err(error) = streams.run(connection).await {
             debug!(%error, "connection ended");
         }
         Ok(())
