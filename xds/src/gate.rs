@@ -4,8 +4,8 @@
 //!   not lagging, at the time of the change; who comes later has the change from the start.
 //! - *Released*: besides, every other stream that may use the old state applied it or expired: streams in their first
 //!   sync, lagging ones and lost ones, each for at most `drain_grace` after it lagged or was lost.
-//! - A resource that a stream refused does not gate there; if all that counted refused it, it is neither applied nor
-//!   released, whatever happens later, until a newer change of it.
+//! - A resource that a stream refused, or that requires what it refused, does not gate there; if all that counted refused
+//!   it, it is neither applied nor released, whatever happens later, until a newer change of it.
 //!
 //! Not here: sessions and sockets. Pure: the time is an argument. A newer change of a key supersedes the older one.
 
@@ -52,7 +52,8 @@ pub enum Feedback {
         node: String,
         message: String,
     },
-    /// Comes instead of `Applied`, and nothing after it: of all clients that were waited for some refused it and none applied it.
+    /// Comes instead of `Applied`, and nothing after it: of all clients that were waited for some refused it, or something that it
+    /// requires, and none applied it.
     Refused {
         key: Key,
         revision: Revision,

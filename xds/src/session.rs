@@ -33,11 +33,11 @@ use std::time::Duration;
 
 use crate::demand::{OnDemand, Wish};
 use crate::message::{Mode, Node, Nonce, Request, Response, Tailor};
-use crate::resource::{Key, Kind, Name, Revision, Version, Visibility};
+use crate::resource::{Key, Kind, Name, Version, Visibility};
 use crate::subscription::TooManyNames;
 use crate::table::Table;
 use crate::time::Time;
-use lane::{Inflight, Items, Lane, Why};
+use lane::{Inflight, Items, Lane, Settles, Why};
 use puts::Puts;
 use readiness::Verdict;
 pub use status::{Behind, Counters, Delivery, KindStatus, Rejection, ResourceStatus, Standing};
@@ -171,7 +171,7 @@ impl Session {
             wildcard: lane.interest.is_wildcard(),
             names: lane.interest.names().len(),
             cursor: lane.cursor,
-            settled: lane.settled,
+            settled: lane.synced,
             in_flight: lane.inflight.as_ref().map_or(0, |inflight| inflight.items.len()),
             pending: lane.pending.len(),
             held: lane.held.len(),
@@ -241,6 +241,9 @@ impl Session {
         }
         // A removal is forgotten when every cursor has passed it, which says nothing about its acknowledgement.
         let revision = entry.map_or(lane.cursor, |entry| entry.revision);
+        if revision <= lane.cursor && lane.stuck.contains(&key.name) {
+            return Standing::Rejected(revision);
+        }
         if revision > lane.cursor || lane.is_outstanding(&key.name) {
             return Standing::Outstanding;
         }
@@ -269,7 +272,7 @@ impl Session {
             }
             self.leave_unsaid(lane, &mut batch);
         }
-        let mut complete = false;
+        let mut settles = Settles::default();
         if batch.len() == 0 {
             batch.is_rest = false;
             if lane.whole_since.is_none() && table.is_behind(lane.kind, lane.cursor) {
@@ -283,18 +286,16 @@ impl Session {
             if lane.whole_since.is_some() && self.mode == Mode::Delta {
                 batch.puts = Puts::like(table.first_answer(lane.kind));
             }
-            complete = self.gather(lane, &mut batch, table, now);
+            settles = self.gather(lane, &mut batch, table, now);
             self.leave_unsaid(lane, &mut batch);
         }
         if !lane.answer_owed && batch.len() == 0 {
-            if complete {
-                lane.settled = Some(table.revision());
-            }
+            lane.settle(settles);
             return Ok(None);
         }
         lane.answer_owed = false;
         let is_first = lane.whole_since.take().is_some();
-        Ok(Some(self.send(lane, batch, is_first, complete.then_some(table.revision()), table)))
+        Ok(Some(self.send(lane, batch, is_first, settles, table)))
     }
 
     /// SotW cannot say of these kinds that something is gone; whatever named it goes instead.
@@ -304,8 +305,8 @@ impl Session {
         }
     }
 
-    /// Collects what to send up to the limit. True when that is everything there is.
-    fn gather(&mut self, lane: &mut Lane, batch: &mut Batch, table: &Table, now: Time) -> bool {
+    /// Collects what to send up to the limit.
+    fn gather(&mut self, lane: &mut Lane, batch: &mut Batch, table: &Table, now: Time) -> Settles {
         let limit = lane.limit(self.mode);
         let mut seen: HashSet<Name> = HashSet::new();
         while batch.len() < limit
@@ -346,39 +347,46 @@ impl Session {
         if !lane.held.is_empty() && lane.retry_at == Time::NEVER {
             lane.retry_at = self.next_patience(now);
         }
-        !cut && lane.pending.is_empty() && lane.held.is_empty()
+        let is_all = !cut && lane.pending.is_empty();
+        let up_to = |is_there: bool| is_there.then_some(table.revision());
+        Settles {
+            synced: up_to(is_all && lane.held.len() == lane.stuck.len()),
+            settled: up_to(is_all && lane.held.is_empty()),
+        }
     }
 
-    fn consider(&self, lane: &mut Lane, batch: &mut Batch, name: &Name, why: Option<Why>, table: &Table, now: Time) {
+    fn consider(
+        &mut self,
+        lane: &mut Lane,
+        batch: &mut Batch,
+        name: &Name,
+        why: Option<Why>,
+        table: &Table,
+        now: Time,
+    ) {
         match self.judge(lane, name, why, table, now) {
             Verdict::Put(resource) => {
-                lane.held.remove(name);
+                lane.unhold(name);
                 lane.release(name);
                 batch.puts.push(resource);
             }
             Verdict::Remove => {
-                lane.held.remove(name);
+                lane.unhold(name);
                 lane.release(name);
                 batch.removed.push(name.clone());
             }
             Verdict::Hold => {
                 let since = self.held_since(lane, name, table);
-                lane.held.insert(name.clone(), since);
+                if lane.hold(name, since, self.is_stuck(lane.kind, name, since, table, now)) {
+                    // So may be what requires this.
+                    self.progress += 1;
+                }
             }
-            Verdict::Skip => {
-                lane.held.remove(name);
-            }
+            Verdict::Skip => lane.unhold(name),
         }
     }
 
-    fn send(
-        &mut self,
-        lane: &mut Lane,
-        batch: Batch,
-        is_first: bool,
-        settles: Option<Revision>,
-        table: &Table,
-    ) -> Response {
+    fn send(&mut self, lane: &mut Lane, batch: Batch, is_first: bool, settles: Settles, table: &Table) -> Response {
         self.nonce += 1;
         let nonce = Nonce(self.nonce);
         if lane.kind == Kind::Cluster {

@@ -279,8 +279,13 @@ impl Machine {
 
     fn route_applied(&mut self, name: &RoutableName, generation: Generation, now: Time, out: &mut Vec<Effect>) {
         let Some(published) = self.table.get_mut(name) else { return };
-        if generation > published.applied && generation <= published.generation {
-            published.applied = generation;
+        if generation > published.generation {
+            return;
+        }
+        // What it leads to may have been mended.
+        let was_rejected = published.rejected.take_if(|rejected| rejected.0 <= generation).is_some();
+        if generation > published.applied || was_rejected {
+            published.applied = published.applied.max(generation);
             self.name_moved(name, now, out);
         }
     }

@@ -500,6 +500,13 @@ fn a_route_that_envoy_refuses_fails_the_model_with_envoys_words() {
     world.reject("iris", "weights sum to zero");
     assert_eq!(world.state("iris"), ModelState::Failed);
     assert_eq!(world.reason("iris"), "weights sum to zero");
+    // Also after it was taken once, when what it leads to was changed and then mended.
+    for _ in 0..2 {
+        world.ack("iris");
+        assert_eq!((world.state("iris"), &*world.reason("iris")), (ModelState::Available, ""));
+        world.reject("iris", "no such cluster");
+        assert_eq!((world.state("iris"), &*world.reason("iris")), (ModelState::Failed, "no such cluster"));
+    }
 }
 
 #[test]

@@ -247,6 +247,39 @@ fn feedback_is_told_by_name_and_generation() {
 }
 
 #[test]
+fn a_route_that_nobody_took_because_of_its_cluster_says_so_and_waits_anew_when_that_changes() {
+    let (one, two) = (set(&[0]), set(&[1]));
+    let mut world = World::new();
+    let changes = vec![placed(&one, false), placed(&two, false), route("iris", 1, &[&one]), route("wine", 1, &[&two])];
+    let (publication, revision) = world.apply(changes, 0);
+    let endpoints = publication.changes.iter().find_map(|change| match change {
+        Change::Put(resource) if resource.kind() == Kind::Endpoints => {
+            resource.name().as_str().starts_with("set-").then(|| (resource.key(), resource.version()))
+        }
+        Change::Put(_) | Change::Remove(_) => None,
+    });
+    let (key, version) = endpoints.expect("the first set's");
+    let (node, message) = ("envoy-0".to_owned(), "no".to_owned());
+    let cluster = key.name.clone();
+    world.publisher.hear(Feedback::Rejected { key, version: Some(version), node, message }, Time(0));
+    let refused = |model: &str, revision| Feedback::Refused { key: scope(model), revision };
+    let rejected =
+        |model: &str, message: String| News::Rejected { name: name(model), generation: Generation(1), message };
+    let why = format!("Envoy envoy-0 refused the endpoints of its cluster {cluster}: no");
+    for _ in 0..2 {
+        let news = world.publisher.hear(refused("iris", revision), Time(0));
+        assert_eq!(news, Some(rejected("iris", why.clone())), "also when it is told again");
+    }
+    let news = world.publisher.hear(refused("wine", revision), Time(0));
+    assert_eq!(news, Some(rejected("wine", "no Envoy took its route".to_owned())), "its cluster was not refused");
+    let (again, later) = world.apply(vec![placed(&one, false)], 0);
+    assert_eq!(again.gated, [scope("iris")]);
+    let news = world.publisher.hear(Feedback::Applied { key: scope("iris"), revision: later }, Time(0));
+    assert_eq!(news, Some(News::Applied { name: name("iris"), generation: Generation(1) }));
+    assert_eq!(world.apply(vec![placed(&one, false)], 0).0.gated, [], "it is not waited for twice");
+}
+
+#[test]
 fn absence_of_a_name_nobody_published_is_told() {
     let mut world = World::new();
     world.apply(Vec::new(), 0);

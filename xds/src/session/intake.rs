@@ -139,7 +139,7 @@ impl Session {
         if lane.kind != Kind::ScopedRoute {
             self.progress += 1;
         }
-        lane.settled = inflight.settles.or(lane.settled);
+        lane.settle(inflight.settles);
         lane.state = inflight.state;
         lane.state.retain(|name, resource| lane.interest.wants(name, resource.visibility()));
     }
@@ -159,6 +159,8 @@ impl Session {
             lane.refuse(name.clone(), version, &message);
             self.rejections.push(Rejection { key, version, message: message.clone() });
         }
+        // What requires it is judged anew.
+        self.progress += 1;
     }
 
     fn now_applied(&mut self, kind: Kind, name: Name, now: Time) {

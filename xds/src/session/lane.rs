@@ -73,11 +73,17 @@ impl Items {
     }
 }
 
+/// Up to where the stream has everything once a response is ACKed, and what was there before.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Settles {
+    pub synced: Option<Revision>,
+    pub settled: Option<Revision>,
+}
+
 #[derive(Debug)]
 pub(super) struct Inflight {
     pub items: Items,
-    /// The stream has everything up to here once this is ACKed.
-    pub settles: Option<Revision>,
+    pub settles: Settles,
     /// SotW kinds whose responses are the full state: that state.
     pub state: BTreeMap<Name, Arc<Resource>>,
     /// The first answer of a wildcard, with everything.
@@ -111,6 +117,8 @@ pub(super) struct Lane {
     dropped_bytes: usize,
     /// What may not be sent yet, with the revision of the change.
     pub held: BTreeMap<Name, Revision>,
+    /// Those of them that stay so until something changes that this client refused.
+    pub stuck: BTreeSet<Name>,
     /// What this client refused, `None` for a refused removal. Not sent again until it changes.
     pub quarantine: BTreeMap<Name, Option<Version>>,
     /// What it said about some of them, for people.
@@ -123,7 +131,9 @@ pub(super) struct Lane {
     pub answer_owed: bool,
     /// The next answer is the first of a wildcard and has everything; asked for at this time.
     pub whole_since: Option<Time>,
-    /// The client has applied the table as it was at this revision. `None` before the first sync.
+    /// The client has applied the table as it was at this revision, but for what it refused. `None` before the first sync.
+    pub synced: Option<Revision>,
+    /// The same without anything stuck: it uses nothing older.
     pub settled: Option<Revision>,
     /// SotW, full state kinds: what the client has.
     pub state: BTreeMap<Name, Arc<Resource>>,
@@ -147,6 +157,7 @@ impl Lane {
             pending: BTreeMap::new(),
             dropped_bytes: 0,
             held: BTreeMap::new(),
+            stuck: BTreeSet::new(),
             quarantine: BTreeMap::new(),
             reasons: BTreeMap::new(),
             bisect: VecDeque::new(),
@@ -154,6 +165,7 @@ impl Lane {
             last_nonce: None,
             answer_owed: false,
             whole_since: None,
+            synced: None,
             settled: None,
             state: BTreeMap::new(),
             judged: None,
@@ -203,6 +215,27 @@ impl Lane {
         Ok(())
     }
 
+    /// It is not sent yet, since that change. `is_stuck`: because of what the client refused. Returns whether that is new.
+    pub fn hold(&mut self, name: &Name, since: Revision, is_stuck: bool) -> bool {
+        self.held.insert(name.clone(), since);
+        if is_stuck {
+            return self.stuck.insert(name.clone());
+        }
+        self.stuck.remove(name);
+        false
+    }
+
+    pub fn unhold(&mut self, name: &Name) {
+        self.held.remove(name);
+        self.stuck.remove(name);
+    }
+
+    /// There is nothing left to say up to this revision but what is stuck, if it may be said.
+    pub fn settle(&mut self, settles: Settles) {
+        self.synced = settles.synced.or(self.synced);
+        self.settled = settles.settled.or(self.settled);
+    }
+
     /// It is refused until it changes.
     pub fn refuse(&mut self, name: Name, version: Option<Version>, reason: &str) {
         if self.reasons.len() < REASONS_MAX {
@@ -220,7 +253,7 @@ impl Lane {
     /// Forgets a name that is not subscribed any more.
     pub fn forget(&mut self, name: &Name) {
         self.pending.remove(name);
-        self.held.remove(name);
+        self.unhold(name);
         self.awaited.remove(name);
         self.release(name);
         self.state.remove(name);

@@ -11,7 +11,7 @@ use prost::Message;
 
 use super::lane::{Awaited, Lane, Why};
 use super::{Session, Standing};
-use crate::resource::{Key, Kind, Name, Resource, Revision, Visibility};
+use crate::resource::{Key, Kind, Name, Resource, Revision, Version, Visibility};
 use crate::table::Table;
 use crate::time::Time;
 
@@ -113,6 +113,33 @@ impl Session {
         }
     }
 
+    /// Whether what is held waits for something that this client refused, or a removal for what waits so.
+    pub(super) fn is_stuck(&self, kind: Kind, name: &Name, since: Revision, table: &Table, now: Time) -> bool {
+        let Some(resource) = table.live(kind, name) else {
+            let is = |revision: Option<Revision>| revision.is_some_and(|revision| revision >= since);
+            return self.referring().all(|lane| is(lane.synced)) && !self.referring().all(|lane| is(lane.settled));
+        };
+        resource.required().iter().any(|key| self.is_refused(key, table) && !self.is_met(key, table, now))
+    }
+
+    /// Whether a resource waits for something that may still come.
+    fn is_waiting(&self, resource: &Resource, table: &Table, now: Time) -> bool {
+        resource.required().iter().any(|key| !self.is_met(key, table, now) && !self.is_refused(key, table))
+    }
+
+    /// Whether this client refused a requirement as it is now, or what that cannot be used without.
+    fn is_refused(&self, key: &Key, table: &Table) -> bool {
+        let is = |kind: Kind| {
+            let Some(lane) = &self.lanes[kind.index()] else { return false };
+            let refused = lane.quarantine.get(&key.name);
+            let is_now = |version: &Option<Version>| {
+                *version == self.current(kind, &key.name, table).map(|resource| resource.version())
+            };
+            refused.is_some_and(is_now) || lane.stuck.contains(&key.name)
+        };
+        is(key.kind) || (key.kind == Kind::Cluster && is(Kind::Endpoints))
+    }
+
     pub(super) fn asks_endpoints(&self, name: &Name) -> bool {
         let lane = self.lanes[Kind::Endpoints.index()].as_ref();
         lane.is_some_and(|lane| lane.interest.wants(name, Visibility::Wildcard))
@@ -123,19 +150,18 @@ impl Session {
     fn may_break(&self, since: Revision, now: Time) -> bool {
         let asks_routes = [Kind::ScopedRoute, Kind::Route].iter().any(|kind| self.lanes[kind.index()].is_some());
         let resuming = self.resumed_at.is_some_and(|at| now < at.after(self.patience));
-        (asks_routes || !resuming)
-            && Kind::REFERRING
-                .iter()
-                .filter_map(|kind| self.lanes[kind.index()].as_ref())
-                .all(|lane| lane.settled.is_some_and(|settled| settled >= since))
+        (asks_routes || !resuming) && self.referring().all(|lane| lane.settled.is_some_and(|settled| settled >= since))
+    }
+
+    fn referring(&self) -> impl Iterator<Item = &Lane> {
+        Kind::REFERRING.iter().filter_map(|kind| self.lanes[kind.index()].as_ref())
     }
 
     /// The first answer of a wildcard is whole: it waits for all that its resources require, but not for ever.
     pub(super) fn must_wait(&self, lane: &Lane, table: &Table, now: Time) -> bool {
         let Some(since) = lane.whole_since else { return false };
         let unmet = |resource: &Arc<Resource>| {
-            lane.interest.wants(resource.name(), resource.visibility())
-                && resource.required().iter().any(|key| !self.is_met(key, table, now))
+            lane.interest.wants(resource.name(), resource.visibility()) && self.is_waiting(resource, table, now)
         };
         now < since.after(self.patience) && table.iter(lane.kind).any(unmet)
     }
@@ -150,9 +176,7 @@ impl Session {
         let waits = |(name, awaited): &(&Name, &Awaited)| {
             awaited.until > now
                 && match table.live(kind, name) {
-                    Some(resource) => {
-                        is_full_state && !resource.required().iter().all(|key| self.is_met(key, table, now))
-                    }
+                    Some(resource) => is_full_state && self.is_waiting(resource, table, now),
                     None => awaited.is_made,
                 }
         };

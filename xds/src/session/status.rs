@@ -22,6 +22,7 @@ pub struct Rejection {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     Applied(Revision),
+    /// The client refused it, or something that it requires.
     Rejected(Revision),
     /// The stream does not want it.
     Foreign,
@@ -54,7 +55,7 @@ pub struct KindStatus {
     pub wildcard: bool,
     pub names: usize,
     pub cursor: Revision,
-    /// The table as of here is applied; `None` before the first sync.
+    /// The table as of here is applied, but for what the client refused; `None` before the first sync.
     pub settled: Option<Revision>,
     pub in_flight: usize,
     pub pending: usize,

@@ -25,6 +25,11 @@ enum Step {
     Poison {
         scope: u8,
     },
+    /// A cluster or its endpoints that the client refuses.
+    Spoil {
+        cluster: u8,
+        kind: Kind,
+    },
     RemoveScope {
         scope: u8,
     },
@@ -51,6 +56,8 @@ fn step(poison: bool) -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (scope.clone(), cluster.clone()).prop_map(|(scope, cluster)| Step::Route { scope, cluster }),
         u32::from(poison) => scope.clone().prop_map(|scope| Step::Poison { scope }),
+        u32::from(poison) => (cluster.clone(), prop_oneof![Just(Cluster), Just(Endpoints)])
+            .prop_map(|(cluster, kind)| Step::Spoil { cluster, kind }),
         2 => scope.prop_map(|scope| Step::RemoveScope { scope }),
         2 => (cluster.clone(), any::<u8>()).prop_map(|(cluster, body)| Step::Settings { cluster, body }),
         2 => (cluster, any::<u8>()).prop_map(|(cluster, body)| Step::Replicas { cluster, body }),
@@ -187,6 +194,11 @@ impl World {
                 self.apply(changes);
             }
             Step::Poison { scope } => self.apply(vec![Change::Put(resource(ScopedRoute, &name("s", scope), POISON))]),
+            Step::Spoil { cluster, kind } => {
+                let mut changes = self.cluster(cluster);
+                changes.push(Change::Put(resource(kind, &name("c", cluster), POISON)));
+                self.apply(changes);
+            }
             Step::RemoveScope { scope } => self.apply(vec![Change::Remove(Key::new(ScopedRoute, name("s", scope)))]),
             Step::Settings { cluster, body } => self.edit(Cluster, cluster, body),
             Step::Replicas { cluster, body } => self.edit(Endpoints, cluster, body),
@@ -308,6 +320,12 @@ impl World {
         }
     }
 
+    /// The client has what the table has, or refused it as it is there.
+    fn has(&self, kind: Kind, name: &Name) -> bool {
+        let wanted = &self.table_as_held(kind)[name];
+        wanted.1 != POISON.as_bytes() && self.client[&kind].get(name) == Some(wanted)
+    }
+
     /// Reads everything, and lets the time pass that the server may wait.
     fn settle(&mut self) {
         for _ in 0..3 {
@@ -352,6 +370,7 @@ proptest! {
         }
     }
 
+    /// Or what waits for a cluster that is refused, and was never usable.
     #[test]
     fn only_what_is_refused_is_missing(mode in mode(), steps in prop::collection::vec(step(true), 1..60)) {
         let mut world = World::new(mode);
@@ -360,16 +379,24 @@ proptest! {
             world.run(step);
         }
         world.settle();
-        for (name, wanted) in world.table_as_held(ScopedRoute) {
-            let has = world.client[&ScopedRoute].get(&name);
-            if wanted.1 == POISON.as_bytes() {
-                prop_assert_ne!(has, Some(&wanted));
-            } else {
-                prop_assert_eq!(has, Some(&wanted), "{}", name);
+        for kind in [Cluster, Endpoints, Listener, ScopedRoute] {
+            for (name, wanted) in world.table_as_held(kind) {
+                let standing = world.session.standing(&Key { kind, name: name.clone() }, &world.table);
+                let scopes_cluster = Name::from(String::from_utf8_lossy(&wanted.1).into_owned());
+                let waits = kind == ScopedRoute
+                    && world.table.live(Cluster, &scopes_cluster).is_some()
+                    && [Cluster, Endpoints].iter().any(|kind| !world.has(*kind, &scopes_cluster));
+                match standing {
+                    xds::Standing::Applied(_) => prop_assert!(world.has(kind, &name), "{kind:?} {name}"),
+                    xds::Standing::Rejected(_) => prop_assert!(wanted.1 == POISON.as_bytes() || waits, "{kind:?} {name}"),
+                    xds::Standing::Foreign => prop_assert_eq!(kind, Endpoints, "{}: its cluster is refused", name),
+                    xds::Standing::Outstanding => prop_assert!(false, "{kind:?} {name} is still waited for"),
+                }
             }
         }
-        for kind in [Cluster, Endpoints, Listener] {
-            prop_assert_eq!(&world.client[&kind], &world.table_as_held(kind), "{:?}", kind);
+        let revision = Some(world.table.revision());
+        for status in world.session.status() {
+            prop_assert_eq!((status.settled, status.pending), (revision, 0), "{:?}", status);
         }
     }
 }

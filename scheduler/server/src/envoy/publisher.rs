@@ -224,6 +224,7 @@ impl Publisher {
             let Some(state) = self.sets.get_mut(&set) else { continue };
             state.clusters.remove(&door);
             let name = cluster::name(&set, door);
+            self.refusals.absolve(&name);
             out.changes.push(Change::Remove(cluster::key(&name)));
             out.changes.push(Change::Remove(cluster::endpoints_key(&name)));
             if state.clusters.is_empty() {
@@ -285,16 +286,12 @@ impl Publisher {
                 Some(News::Released { name, generation })
             }
             Feedback::Rejected { key, version, node, message } => {
-                if let Some((_, generation)) = self.with_version(&key, version) {
-                    let text = format!("Envoy {node} refused its route: {message}");
-                    self.refusals.insert(&key.name, generation, text);
-                }
+                self.refused(&key, version, &node, &message);
                 Some(News::Refused { key, node, message })
             }
             Feedback::Refused { key, revision } => {
                 let (name, generation) = self.at(&key, revision)?;
-                let refusal = self.refusals.take(&key.name, generation);
-                let message = refusal.unwrap_or_else(|| "no Envoy took its route".to_owned());
+                let message = self.why_refused(&key.name, generation);
                 Some(News::Rejected { name, generation, message })
             }
             Feedback::Connected { streams } => Some(News::Connected { streams }),
@@ -310,7 +307,8 @@ impl Publisher {
         state.wanted = true;
         state.endpoints = endpoints;
         let reshaped = std::mem::replace(&mut state.shape, shape) != shape;
-        let users: Vec<Name> = if reshaped { state.users.iter().cloned().collect() } else { Vec::new() };
+        let mut users = if reshaped { state.users.clone() } else { BTreeSet::new() };
+        users.extend(self.mended(&set));
         self.settle(&set, now, out);
         self.follow(&set);
         for name in users {
@@ -443,7 +441,7 @@ impl Publisher {
 
     /// Forgets what no feedback can come of any more: what is older than a released change, and a name that is gone.
     fn forget(&mut self, key: &Name, released: Revision) {
-        self.refusals.forget(key);
+        self.refusals.forget(&scope::key(key.as_str()));
         let Some(published) = self.names.get_mut(key) else { return };
         published.sent.retain(|sent| sent.revision.is_none_or(|revision| revision >= released));
         let last = published.sent.iter().all(|sent| sent.revision == Some(released));

@@ -24,6 +24,7 @@ pub struct Identity {
     memory: u64,
     capabilities: Vec<String>,
     echoes_fences: bool,
+    port: u16,
     answers: bool,
     loaded: BTreeMap<(String, u32), Model>,
 }
@@ -63,6 +64,7 @@ impl Identity {
             index,
             shared: true,
             memory: 100,
+            port: 10_000 + u16::try_from(index).unwrap(),
             capabilities: vec!["onnx".into()],
             echoes_fences: true,
             answers: true,
@@ -72,6 +74,11 @@ impl Identity {
 
     pub fn memory(mut self, bytes: u64) -> Identity {
         self.memory = bytes;
+        self
+    }
+
+    pub fn at(mut self, port: u16) -> Identity {
+        self.port = port;
         self
     }
 
@@ -116,8 +123,8 @@ impl Identity {
             replica_idx: self.index,
             replica_config: Some(wire::ReplicaConfig {
                 inference_svc: "127.0.0.1".into(),
-                inference_http_port: 10_000 + i32::try_from(self.index).unwrap(),
-                inference_grpc_port: 10_000 + i32::try_from(self.index).unwrap(),
+                inference_http_port: self.port.into(),
+                inference_grpc_port: self.port.into(),
                 memory_bytes: self.memory,
                 capabilities: self.capabilities.clone(),
                 over_commit_percentage: 0,

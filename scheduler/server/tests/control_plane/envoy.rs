@@ -62,6 +62,7 @@ enum Order {
     HoldRoutes,
     Release,
     Refuse(String),
+    RefuseEndpoints(bool),
 }
 
 struct Client {
@@ -71,6 +72,7 @@ struct Client {
     holds: bool,
     held: Vec<DeltaDiscoveryResponse>,
     refuses: Option<String>,
+    refuses_endpoints: bool,
 }
 
 impl Envoy {
@@ -98,7 +100,8 @@ impl Envoy {
         let (tell, seen) = watch::channel(Seen { applied, ..Seen::default() });
         let (orders, mut inbox) = mpsc::unbounded_channel();
         let asked = BTreeSet::new();
-        let mut client = Client { requests, tell, asked, holds: false, held: Vec::new(), refuses: None };
+        let mut client =
+            Client { requests, tell, asked, holds: false, held: Vec::new(), refuses: None, refuses_endpoints: false };
         client.begin(node).await;
         let mut service = AggregatedDiscoveryServiceClient::new(channel(world.xds)).max_decoding_message_size(1 << 30);
         let responses = service.delta_aggregated_resources(ReceiverStream::new(outgoing)).await;
@@ -134,6 +137,11 @@ impl Envoy {
     /// Refuses the routes of a name.
     pub fn refuse(&self, name: &str) {
         self.orders.send(Order::Refuse(name.to_owned())).expect("it is connected");
+    }
+
+    /// Refuses all endpoints, or does no more.
+    pub fn refuse_endpoints(&self, refuses: bool) {
+        self.orders.send(Order::RefuseEndpoints(refuses)).expect("it is connected");
     }
 
     pub async fn until(&self, what: &str, holds: impl Fn(&Seen) -> bool) -> Seen {
@@ -264,6 +272,7 @@ impl Client {
         match order {
             Order::HoldRoutes => self.holds = true,
             Order::Refuse(name) => self.refuses = Some(name),
+            Order::RefuseEndpoints(refuses) => self.refuses_endpoints = refuses,
             Order::Release => {
                 self.holds = false;
                 for response in std::mem::take(&mut self.held) {
@@ -281,9 +290,11 @@ impl Client {
             seen.received.extend(names.map(|name| format!("{kind} {name}")));
         });
         let is_refused = |name: &String| self.refuses.as_ref() == Some(name);
-        let refused = is_scopes && response.resources.iter().any(|resource| is_refused(&resource.name));
+        let refuses_endpoints = self.refuses_endpoints && response.type_url == ENDPOINTS;
+        let refused =
+            refuses_endpoints || is_scopes && response.resources.iter().any(|resource| is_refused(&resource.name));
         let is_held = is_scopes && self.holds && !self.tell.borrow().leaves_all_unserved(&response);
-        if is_held || refused {
+        if is_scopes && (is_held || refused) {
             self.tell.send_modify(|seen| {
                 for resource in &response.resources {
                     let body = resource.resource.as_ref().map(|any| any.value.as_slice()).unwrap_or_default();

@@ -241,6 +241,30 @@ async fn refused_route_leaves_the_replica_loaded_and_says_why() {
     world.until_state("other", 1, ModelState::ModelAvailable).await;
 }
 
+#[tokio::test]
+async fn models_whose_cluster_is_refused_say_why_and_come_when_the_cluster_changes() {
+    let world = World::start().await;
+    let envoy = Envoy::start(&world, "first").await;
+    envoy.refuse_endpoints(true);
+    let agent = Identity::of("onnx", 0).subscribe(&world).await;
+    for model in ["iris", "wine"] {
+        world.load(&Draft::of(model)).await.unwrap();
+        let status = world.until_state(model, 1, ModelState::ModelFailed).await;
+        assert_eq!(replicas(&status), [(0, Replica::LoadedUnavailable)]);
+        let reason = reason_of(&status);
+        assert!(
+            reason.contains("first") && reason.contains("endpoints") && reason.contains("no such thing"),
+            "{reason}"
+        );
+    }
+    envoy.refuse_endpoints(false);
+    let _agent = agent.disconnect().at(11_000).subscribe(&world).await;
+    for model in ["iris", "wine"] {
+        world.until_state(model, 1, ModelState::ModelAvailable).await;
+        envoy.until_shares(model, &[(&format!("{model}_1"), 100)]).await;
+    }
+}
+
 /// Whoever connects to the port may refuse; a model that another Envoy serves is not failed by that.
 #[tokio::test]
 async fn a_route_that_one_of_two_envoys_refuses_is_available_by_the_other() {

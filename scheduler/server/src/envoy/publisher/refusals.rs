@@ -1,31 +1,38 @@
-//! What Envoys said of the routes that they refused, until it is clear whether others took them.
+//! What Envoys said of the routes and clusters that they refused, and which routes nobody took because of a cluster.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use domain::Generation;
-use xds::Name;
+use domain::{Generation, PlacementSet};
+use xds::{Key, Kind, Name, Version};
 
-/// Names of which a text is kept, some kilobytes each.
+use super::super::{cluster, scope};
+use super::{Publisher, sets};
+
+/// Resources of which a text is kept, some kilobytes each.
 const REFUSALS_MAX: usize = 1_000;
 
-/// The last text of each name. Of those that others had taken long before nothing more is heard, so the oldest makes room.
+/// The last text of each resource. Of those that others had taken long before nothing more is heard, so the oldest makes
+/// room.
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
-    texts: BTreeMap<Name, Refusal>,
-    order: BTreeMap<u64, Name>,
+    texts: BTreeMap<Key, Refusal>,
+    order: BTreeMap<u64, Key>,
     next: u64,
+    /// Names that nobody took without refusing their scopes, by their clusters.
+    stuck: BTreeMap<Name, BTreeSet<Name>>,
 }
 
 #[derive(Debug)]
 struct Refusal {
     turn: u64,
-    generation: Generation,
+    /// Of the route; a cluster has none.
+    generation: Option<Generation>,
     text: String,
 }
 
 impl Refusals {
-    pub fn insert(&mut self, name: &Name, generation: Generation, text: String) {
-        self.remove(name);
+    pub fn insert(&mut self, key: &Key, generation: Option<Generation>, text: String) {
+        self.forget(key);
         if self.texts.len() >= REFUSALS_MAX
             && let Some((_, oldest)) = self.order.pop_first()
         {
@@ -33,23 +40,61 @@ impl Refusals {
         }
         let turn = self.next;
         self.next += 1;
-        self.order.insert(turn, name.clone());
-        self.texts.insert(name.clone(), Refusal { turn, generation, text });
+        self.order.insert(turn, key.clone());
+        self.texts.insert(key.clone(), Refusal { turn, generation, text });
     }
 
-    /// The text of this generation of a name. None of it is kept.
-    pub fn take(&mut self, name: &Name, generation: Generation) -> Option<String> {
-        self.remove(name).filter(|refusal| refusal.generation == generation).map(|refusal| refusal.text)
+    fn text(&self, key: &Key, generation: Option<Generation>) -> Option<&str> {
+        self.texts.get(key).filter(|refusal| refusal.generation == generation).map(|refusal| &*refusal.text)
     }
 
-    pub fn forget(&mut self, name: &Name) {
-        self.remove(name);
+    pub fn forget(&mut self, key: &Key) {
+        if let Some(refusal) = self.texts.remove(key) {
+            self.order.remove(&refusal.turn);
+        }
     }
 
-    fn remove(&mut self, name: &Name) -> Option<Refusal> {
-        let refusal = self.texts.remove(name)?;
-        self.order.remove(&refusal.turn);
-        Some(refusal)
+    /// The cluster has changed or is gone: the names that nobody took because of it.
+    pub fn absolve(&mut self, cluster: &str) -> BTreeSet<Name> {
+        self.stuck.remove(cluster).unwrap_or_default()
+    }
+}
+
+impl Publisher {
+    /// An Envoy refused a resource.
+    pub(super) fn refused(&mut self, key: &Key, version: Option<Version>, node: &str, message: &str) {
+        if let Some((_, generation)) = self.with_version(key, version) {
+            self.refusals.insert(key, Some(generation), format!("Envoy {node} refused its route: {message}"));
+        } else if matches!(key.kind, Kind::Cluster | Kind::Endpoints) {
+            let cluster = cluster::key(key.name.as_str());
+            let what = if key.kind == Kind::Cluster { "its cluster" } else { "the endpoints of its cluster" };
+            self.refusals.insert(&cluster, None, format!("Envoy {node} refused {what} {}: {message}", key.name));
+        }
+    }
+
+    /// Why nobody took a route. If it is because of a cluster, [`Publisher::mended`] will have the name.
+    pub(super) fn why_refused(&mut self, name: &Name, generation: Generation) -> String {
+        if let Some(text) = self.refusals.text(&scope::key(name.as_str()), Some(generation)) {
+            return text.to_owned();
+        }
+        let route = self.names.get(name).and_then(|published| published.route.as_ref());
+        let clusters: Vec<String> = sets(route).flat_map(|set| self.clusters(set)).collect();
+        for cluster in &clusters {
+            self.refusals.stuck.entry(Name::from(&**cluster)).or_default().insert(name.clone());
+        }
+        let mut texts = clusters.iter().filter_map(|name| self.refusals.text(&cluster::key(name), None));
+        texts.next().unwrap_or("no Envoy took its route").to_owned()
+    }
+
+    /// The names that nobody took because of the set's clusters, which have changed.
+    pub(super) fn mended(&mut self, set: &PlacementSet) -> BTreeSet<Name> {
+        let clusters = self.clusters(set);
+        clusters.iter().flat_map(|cluster| self.refusals.absolve(cluster)).collect()
+    }
+
+    fn clusters(&self, set: &PlacementSet) -> Vec<String> {
+        let doors = self.sets.get(set).map_or(&[][..], |state| state.shape.doors());
+        doors.iter().map(|door| cluster::name(set, *door)).collect()
     }
 }
 
@@ -57,29 +102,34 @@ impl Refusals {
 mod tests {
     use super::*;
 
-    fn name(number: usize) -> Name {
-        Name::from(format!("m{number}"))
+    fn key(name: &str) -> Key {
+        scope::key(name)
+    }
+
+    fn numbered(number: usize) -> Key {
+        key(&format!("m{number}"))
     }
 
     #[test]
     fn the_oldest_text_makes_room_and_a_name_has_one() {
         let mut refusals = Refusals::default();
         // The first in the order of names, so that no order of names passes.
-        let newest = Name::from("a");
+        let newest = key("a");
+        let (first, second) = (Some(Generation(1)), Some(Generation(2)));
         for number in 0..REFUSALS_MAX {
-            refusals.insert(&name(number), Generation(1), format!("{number}"));
+            refusals.insert(&numbered(number), first, format!("{number}"));
         }
-        refusals.insert(&name(0), Generation(2), "again".to_owned());
-        refusals.insert(&newest, Generation(1), "newest".to_owned());
-        refusals.insert(&name(REFUSALS_MAX), Generation(1), "one more".to_owned());
+        refusals.insert(&numbered(0), second, "again".to_owned());
+        refusals.insert(&newest, first, "newest".to_owned());
+        refusals.insert(&numbered(REFUSALS_MAX), first, "one more".to_owned());
         assert_eq!((refusals.texts.len(), refusals.order.len()), (REFUSALS_MAX, REFUSALS_MAX));
-        assert_eq!(refusals.take(&newest, Generation(1)).as_deref(), Some("newest"));
-        assert_eq!(refusals.take(&name(0), Generation(2)).as_deref(), Some("again"), "it was refused anew");
-        assert_eq!(refusals.take(&name(1), Generation(1)), None, "the oldest");
-        assert_eq!(refusals.take(&name(2), Generation(1)), None, "the next");
-        assert_eq!(refusals.take(&name(3), Generation(2)), None, "of another generation");
-        refusals.forget(&name(4));
-        assert_eq!(refusals.take(&name(4), Generation(1)), None);
+        assert_eq!(refusals.text(&newest, first), Some("newest"));
+        assert_eq!(refusals.text(&numbered(0), second), Some("again"), "it was refused anew");
+        assert_eq!(refusals.text(&numbered(1), first), None, "the oldest");
+        assert_eq!(refusals.text(&numbered(2), first), None, "the next");
+        assert_eq!(refusals.text(&numbered(3), second), None, "of another generation");
+        refusals.forget(&numbered(4));
+        assert_eq!(refusals.text(&numbered(4), first), None);
         assert_eq!(refusals.texts.len(), refusals.order.len());
     }
 }
