@@ -35,7 +35,7 @@ use crate::serving::Phase;
 use body::ResponseBody;
 use messages::Budget;
 use runtime::RequestIds;
-use together::Streams;
+use together::{Gathering, Streams};
 
 /// Tensors are large: windows of 64 KiB would cost a round trip for each of them.
 const STREAM_WINDOW: u32 = 1 << 20;
@@ -226,9 +226,10 @@ fn connection(
     });
     let streams = Streams::default();
     let builder = builder(streams.clone());
-    let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned());
+    let socket = Gathering::new(stream);
+    let connection = graceful.watch(builder.serve_connection(TokioIo::new(socket.clone()), service).into_owned());
     async move {
-        if let Err(error) = streams.run(connection).await {
+        if let Err(error) = streams.run(connection, socket).await {
             debug!(%error, "connection ended");
         }
         Ok(())

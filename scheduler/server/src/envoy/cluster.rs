@@ -59,9 +59,11 @@ const MOST_EJECTED_PERCENT: u32 = 50;
 /// one retry in 5,000. A draw costs nanoseconds and happens for retries only.
 const HOST_DRAWS: i64 = 30;
 
-/// What is retried: only requests that no replica has begun to answer, whatever they ask for, and those that an agent
-/// says it refused ([`header::REFUSED`]). Never on an answer of a model.
-const RETRIED: &str = "connect-failure,refused-stream,reset-before-request,retriable-headers";
+/// What is retried: only requests that no replica has begun to answer, whatever they ask for. Never on an answer of a model.
+const RETRIED: &str = "connect-failure,refused-stream,reset-before-request";
+
+/// And those that an agent of ours says it refused ([`header::REFUSED`]).
+const RETRIED_FOR_AGENTS: &str = "retriable-headers";
 
 /// How long Envoy waits for the endpoints of a new cluster before it takes what it has.
 const ENDPOINTS_TIMEOUT: Duration = Duration::from_secs(15);
@@ -140,7 +142,8 @@ pub(super) fn endpoints_key(name: &str) -> Key {
 
 /// The cluster of a set.
 pub(super) fn resource(name: &str, door: Door, settings: &Settings) -> Resource {
-    retrying(name, door, settings, RETRIED)
+    let retried = if door == Door::Shared { format!("{RETRIED},{RETRIED_FOR_AGENTS}") } else { RETRIED.to_owned() };
+    retrying(name, door, settings, &retried)
 }
 
 /// A cluster whose requests are retried in these cases.
@@ -240,7 +243,7 @@ fn retry_policy(settings: &Settings, retried: &str) -> RetryPolicy {
             config_type: Some(retry_host_predicate::ConfigType::TypedConfig(any(&PreviousHostsPredicate {}))),
         }],
         host_selection_retry_max_attempts: HOST_DRAWS,
-        retriable_headers: (retried == RETRIED).then(refused).into_iter().collect(),
+        retriable_headers: retried.contains(RETRIED_FOR_AGENTS).then(refused).into_iter().collect(),
         ..RetryPolicy::default()
     }
 }

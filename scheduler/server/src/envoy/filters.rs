@@ -137,11 +137,15 @@ fn extraction() -> Vec<u8> {
 /// A client's own value of the internal header never gets through. What a route with several backends sets wins: in
 /// requests it is set later, in responses earlier. (An answer of Envoy's own to a request without a
 /// route says `x-seldon-route: ::`, which keeps a client nowhere; leaving it out would take a script for each answer.)
+/// What an agent says to Envoy alone ends here.
 fn route_headers() -> HeaderMutation {
     HeaderMutation {
         mutations: Some(Mutations {
             request_mutations: vec![mutation(Action::Append(overwrite(header::INTERNAL_MODEL, "%ROUTE_NAME%")))],
-            response_mutations: vec![mutation(Action::Append(unless_present(header::ROUTE, ":%ROUTE_NAME%:")))],
+            response_mutations: vec![
+                mutation(Action::Append(unless_present(header::ROUTE, ":%ROUTE_NAME%:"))),
+                mutation(Action::Remove(header::REFUSED.to_owned())),
+            ],
             ..Mutations::default()
         }),
         ..HeaderMutation::default()

@@ -19,8 +19,8 @@ use super::log::{both, grpc, present, status};
 use super::proto::text;
 
 /// No route: nothing answers by that name. Longer names than any model has are cut.
-const UNKNOWN: &str = "model %REQ(seldon-model):300% is not known here: nobody declared it before the last second, or \
-                       it is an experiment that does not run";
+const UNKNOWN: &str = "model %REQ(seldon-model):300% is not known here: nobody declared it, or only just now, or it is an \
+                       experiment that does not run";
 
 /// No route and no name.
 const NAMELESS: &str = "the request names no model: use the header seldon-model, a path below /v2/models/<name>/, or \

@@ -37,7 +37,7 @@ pub struct Settings {
     pub buffer_limit: u32,
     /// How long connecting to a replica may take. Room for one repetition of the first packet.
     pub connect_timeout: Duration,
-    /// How often a request that no replica has begun to answer is sent again.
+    /// How often a request that no replica has begun to do is sent again.
     pub retries: u32,
     /// How often an idle connection to a replica is tried.
     pub upstream_keepalive: Duration,

@@ -15,6 +15,9 @@ use crate::world::{World, closed_port};
 /// Least-request balancing takes either of two replicas about every other time.
 const REQUESTS: usize = 20;
 
+/// One request and two retries.
+const ATTEMPTS: usize = 3;
+
 /// Moves of a route, at least, and requests meanwhile.
 const MOVES: u32 = 20;
 const MOVED_REQUESTS: u32 = 500;
@@ -53,7 +56,7 @@ pub async fn refused_stream_is_retried_elsewhere(world: &mut World) {
     let answer = world.rest.post("/v2/models/half-refused/infer", &[], "{}".into()).await;
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{}", answer.body);
     assert!(serde_json::from_str::<serde_json::Value>(&answer.body).unwrap()["error"].is_string());
-    assert_eq!(refusing.take().len() + well.take().len(), 3, "one request and two retries");
+    assert_eq!(refusing.take().len() + well.take().len(), ATTEMPTS);
 }
 
 /// What an agent does that is new and does not have the model.
@@ -74,6 +77,11 @@ pub async fn model_that_is_not_there_yet_is_asked_for_elsewhere_and_costs_its_re
     for answer in futures_util::future::join_all(rpc).await {
         assert_eq!(answer.unwrap().into_inner().model_version, "old");
     }
+    // A large body is still on its way when the answer comes.
+    let body = Bytes::from(vec![b'x'; 3 << 20]);
+    for _ in 0..REQUESTS {
+        assert_eq!(world.rest.post("/v2/models/half-there/infer", &[], body.clone()).await.backend(), "old");
+    }
     assert!(!new.take().is_empty(), "the balancer never tried the new one");
     assert_eq!(world.ejections().await, ejections);
     new.is(Mood::Well);
@@ -83,9 +91,13 @@ pub async fn model_that_is_not_there_yet_is_asked_for_elsewhere_and_costs_its_re
     }
     // Whoever is left with nobody is told why.
     new.is(Mood::Lacks);
+    new.take();
+    old.take();
     let answer = world.rest.post("/v2/models/half-there/infer", &[], "{}".into()).await;
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(["new", "old"].contains(&answer.body.as_str()), "it is the answer of one of them: {}", answer.body);
+    assert_eq!(new.take().len() + old.take().len(), ATTEMPTS);
+    assert!(!answer.headers.contains_key(domain::header::REFUSED), "what it is for has happened");
 }
 
 pub async fn answer_is_never_retried(world: &mut World) {
@@ -96,6 +108,19 @@ pub async fn answer_is_never_retried(world: &mut World) {
     for _ in 0..REQUESTS {
         let answer = world.rest.post("/v2/models/overloaded/infer", &[], "{}".into()).await;
         assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(one.take().len() + other.take().len(), 1);
+    }
+    // Not even if the client asks Envoy to.
+    let wishes = [
+        ("x-envoy-retry-on", "5xx,retriable-status-codes,retriable-headers"),
+        ("x-envoy-retry-grpc-on", "unavailable"),
+        ("x-envoy-max-retries", "10"),
+        ("x-envoy-retriable-status-codes", "503,200"),
+        ("x-envoy-retriable-header-names", "content-type,backend"),
+        ("x-forwarded-for", "10.0.0.1"),
+    ];
+    for _ in 0..REQUESTS {
+        world.rest.post("/v2/models/overloaded/infer", &wishes, "{}".into()).await;
         assert_eq!(one.take().len() + other.take().len(), 1);
     }
     // Nor is a replica left out for it.

@@ -74,7 +74,7 @@ pub async fn unknown_model_is_404_with_json_that_names_it(world: &mut World) {
         assert_eq!(answer.header("x-seldon-route"), Some("::"), "{path}");
         serde_json::from_str::<serde_json::Value>(&answer.body).unwrap()["error"].as_str().unwrap().to_owned()
     };
-    let unknown = "model nobody is not known here: nobody declared it before the last second, or it is an experiment that does not run";
+    let unknown = "model nobody is not known here: nobody declared it, or only just now, or it is an experiment that does not run";
     assert_eq!(get("/v2/models/nobody/infer", &[]).await, unknown);
     assert_eq!(get("/v2/models/iris/infer", &[("seldon-model", "nobody")]).await, unknown);
     assert!(get("/v2/pipelines/p/infer", &[]).await.starts_with("model p.pipeline is not known"));

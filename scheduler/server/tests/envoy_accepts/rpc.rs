@@ -78,7 +78,7 @@ fn numbered(turn: u32) -> pb::ModelInferRequest {
 
 pub async fn unknown_model_is_unimplemented_and_named(world: &mut World) {
     let status = world.rpc.model_infer(infer("nobody")).await.unwrap_err();
-    let unknown = "model nobody is not known here: nobody declared it before the last second, or it is an experiment that does not run";
+    let unknown = "model nobody is not known here: nobody declared it, or only just now, or it is an experiment that does not run";
     assert_eq!((status.code(), status.message()), (Code::Unimplemented, unknown));
     let status = world.rpc.model_infer(with_headers(infer("iris"), &[("seldon-model", "nobody")])).await.unwrap_err();
     assert_eq!((status.code(), status.message()), (Code::Unimplemented, unknown));
