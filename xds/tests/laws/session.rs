@@ -225,8 +225,8 @@ fn endpoints_follow_every_send_of_their_cluster_unchanged_or_not() {
     assert_eq!(peer.resume(Endpoints, &["a"], &[("a", "a@a")]), ["Endpoints +a"]);
 }
 
-#[test]
-fn the_first_answer_of_scopes_waits_for_their_clusters_but_not_for_ever() {
+/// A client that has the clusters of two scopes, and is sent their endpoints.
+fn waiting_for_endpoints() -> Peer {
     let mut peer = Peer::new(Mode::Delta);
     let mut changes = vec![scope("iris", "a"), scope("wine", "b")];
     changes.extend(cluster("a").into_iter().chain(cluster("b")));
@@ -235,6 +235,12 @@ fn the_first_answer_of_scopes_waits_for_their_clusters_but_not_for_ever() {
     assert_eq!(peer.ask(Endpoints, &["a", "b"]), ["Endpoints +a +b"]);
     assert_eq!(peer.ask(ScopedRoute, &[]), NOTHING);
     assert_eq!(peer.ack(Cluster), NOTHING);
+    peer
+}
+
+#[test]
+fn the_first_answer_of_scopes_waits_for_their_clusters_but_not_for_ever() {
+    let mut peer = waiting_for_endpoints();
     let waiting_since = peer.now;
     assert_eq!(peer.session.due(), Some(waiting_since.after(PATIENCE)));
     // The endpoints of `b` are not answered: `iris` must not be away because of `wine`.
@@ -248,14 +254,7 @@ fn the_first_answer_of_scopes_waits_for_their_clusters_but_not_for_ever() {
 
 #[test]
 fn the_first_answer_of_scopes_does_not_wait_for_what_is_refused() {
-    let mut peer = Peer::new(Mode::Delta);
-    let mut changes = vec![scope("iris", "a"), scope("wine", "b")];
-    changes.extend(cluster("a").into_iter().chain(cluster("b")));
-    peer.apply(changes);
-    assert_eq!(peer.ask(Cluster, &[]), ["Cluster +a +b"]);
-    assert_eq!(peer.ask(Endpoints, &["a", "b"]), ["Endpoints +a +b"]);
-    assert_eq!(peer.ask(ScopedRoute, &[]), NOTHING);
-    assert_eq!(peer.ack(Cluster), NOTHING);
+    let mut peer = waiting_for_endpoints();
     assert_eq!(peer.nack_saying(Endpoints, "b: no such address"), ["Endpoints +a"]);
     assert_eq!(peer.ack(Endpoints), ["Endpoints +b"]);
     assert_eq!(peer.nack(Endpoints), ["ScopedRoute +iris"]);

@@ -47,6 +47,7 @@ impl Streams {
         let begun = Begun(self);
         poll_fn(|context| {
             if let Poll::Ready(end) = connection.as_mut().poll(context) {
+                socket.end_turn(context);
                 return Poll::Ready(end);
             }
             running.extend(begun.0.begun().drain(..));
