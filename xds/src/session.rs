@@ -61,6 +61,8 @@ pub struct Session {
     resumed_at: Option<Time>,
     /// Counts what may make a held resource sendable.
     progress: u64,
+    /// Counts what was refused, or stuck because of that, and is no more.
+    pardons: u64,
     nonce: u64,
     rejections: Vec<Rejection>,
     counters: Counters,
@@ -99,6 +101,7 @@ impl Session {
             owed: BTreeSet::new(),
             resumed_at: None,
             progress: 0,
+            pardons: 0,
             nonce: 0,
             rejections: Vec::new(),
             counters: Counters::default(),
@@ -174,7 +177,7 @@ impl Session {
             settled: lane.synced,
             in_flight: lane.inflight.as_ref().map_or(0, |inflight| inflight.items.len()),
             pending: lane.pending.len(),
-            held: lane.held.len(),
+            held: lane.held.len() + lane.stuck.len(),
             quarantined: lane.quarantine.len(),
         };
         self.lanes.iter().flatten().map(status).collect()
@@ -241,11 +244,14 @@ impl Session {
         }
         // A removal is forgotten when every cursor has passed it, which says nothing about its acknowledgement.
         let revision = entry.map_or(lane.cursor, |entry| entry.revision);
-        if revision <= lane.cursor && lane.stuck.contains(&key.name) {
-            return Standing::Rejected(revision);
-        }
         if revision > lane.cursor || lane.is_outstanding(&key.name) {
             return Standing::Outstanding;
+        }
+        if lane.stuck.contains_key(&key.name) {
+            return match self.is_stuck_still(key.kind, &key.name, table) {
+                true => Standing::Rejected(revision),
+                false => Standing::Outstanding,
+            };
         }
         let version = self.current(key.kind, &key.name, table).map(|resource| resource.version());
         if lane.quarantine.get(&key.name) == Some(&version) {
@@ -315,18 +321,7 @@ impl Session {
             self.consider(lane, batch, &name, Some(why), table, now);
             seen.insert(name);
         }
-        let judged = (self.progress, table.head(Kind::Cluster), table.head(Kind::Endpoints));
-        if !lane.held.is_empty() && (lane.kind.is_referred_to() || lane.judged != Some(judged) || now >= lane.retry_at)
-        {
-            let held: Vec<Name> = lane.held.keys().filter(|name| !seen.contains(*name)).cloned().collect();
-            let mut rest = held.into_iter();
-            for name in rest.by_ref().take(limit.saturating_sub(batch.len())) {
-                self.consider(lane, batch, &name, None, table, now);
-                seen.insert(name);
-            }
-            lane.judged = (rest.len() == 0).then_some(judged);
-            lane.retry_at = self.next_patience(now);
-        }
+        self.judge_again(lane, batch, &mut seen, table, now);
         let has_nothing = lane.whole_since.is_some() && lane.last_nonce.is_none();
         let mut cut = false;
         for (revision, name) in table.after(lane.kind, lane.cursor) {
@@ -349,10 +344,39 @@ impl Session {
         }
         let is_all = !cut && lane.pending.is_empty();
         let up_to = |is_there: bool| is_there.then_some(table.revision());
-        Settles {
-            synced: up_to(is_all && lane.held.len() == lane.stuck.len()),
-            settled: up_to(is_all && lane.held.is_empty()),
+        let synced = is_all && lane.held.is_empty();
+        Settles { synced: up_to(synced), settled: up_to(synced && lane.stuck.is_empty()) }
+    }
+
+    /// Considers what might not be sent so far, up to the limit of what may be sent at once.
+    fn judge_again(&mut self, lane: &mut Lane, batch: &mut Batch, seen: &mut HashSet<Name>, table: &Table, now: Time) {
+        let judged = (self.progress, table.head(Kind::Cluster), table.head(Kind::Endpoints));
+        let pardons = self.pardons;
+        // Removals depend on all that refers to them.
+        let all = lane.kind.is_referred_to();
+        let mut names: Vec<Name> = Vec::new();
+        if !lane.held.is_empty() && (all || lane.judged != Some(judged) || now >= lane.retry_at) {
+            names.extend(lane.held.keys().cloned());
+            lane.retry_at = self.next_patience(now);
         }
+        if !lane.stuck.is_empty() && (all || lane.stuck_judged != Some(pardons)) {
+            names.extend(lane.stuck.keys().cloned());
+        }
+        let mut names = names.into_iter();
+        while batch.len() < lane.limit(self.mode)
+            && let Some(name) = names.next()
+        {
+            if seen.insert(name.clone()) {
+                self.consider(lane, batch, &name, None, table, now);
+            }
+        }
+        let is_all = names.len() == 0;
+        (lane.judged, lane.stuck_judged) = (is_all.then_some(judged), is_all.then_some(pardons));
+    }
+
+    /// It is told now, whatever it was before.
+    fn pardon(&mut self, lane: &mut Lane, name: &Name) {
+        self.pardons += u64::from(lane.unhold(name) | lane.release(name));
     }
 
     fn consider(
@@ -366,23 +390,24 @@ impl Session {
     ) {
         match self.judge(lane, name, why, table, now) {
             Verdict::Put(resource) => {
-                lane.unhold(name);
-                lane.release(name);
+                self.pardon(lane, name);
                 batch.puts.push(resource);
             }
             Verdict::Remove => {
-                lane.unhold(name);
-                lane.release(name);
+                self.pardon(lane, name);
                 batch.removed.push(name.clone());
             }
             Verdict::Hold => {
                 let since = self.held_since(lane, name, table);
-                if lane.hold(name, since, self.is_stuck(lane.kind, name, since, table, now)) {
-                    // So may be what requires this.
-                    self.progress += 1;
-                }
+                let was_stuck = lane.unhold(name);
+                let is_stuck = self.is_stuck(lane.kind, name, since, table, now);
+                let into = if is_stuck { &mut lane.stuck } else { &mut lane.held };
+                into.insert(name.clone(), since);
+                // What requires this may be stuck from now on, or no more.
+                self.progress += u64::from(is_stuck && !was_stuck);
+                self.pardons += u64::from(was_stuck && !is_stuck);
             }
-            Verdict::Skip => lane.unhold(name),
+            Verdict::Skip => self.pardons += u64::from(lane.unhold(name)),
         }
     }
 

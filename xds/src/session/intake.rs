@@ -43,7 +43,7 @@ impl Session {
             self.resumed_at.get_or_insert(now);
         }
         for name in &moves.dropped {
-            lane.forget(name);
+            self.pardons += u64::from(lane.forget(name));
             if lane.interest.is_wildcard() {
                 lane.answer_dropped(name)?;
             } else {

@@ -2,7 +2,7 @@
 //!
 //! Not here: the decisions (they look at several lanes and live in `session`).
 //! Invariant: a wanted resource is applied on the stream when its change is at or before the cursor and its name is in
-//! none of `pending`, `held`, `bisect` and `inflight`. So a wildcard costs a cursor, never a map of all names.
+//! none of `pending`, `held`, `stuck`, `bisect` and `inflight`. So a wildcard costs a cursor, never a map of all names.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -117,8 +117,8 @@ pub(super) struct Lane {
     dropped_bytes: usize,
     /// What may not be sent yet, with the revision of the change.
     pub held: BTreeMap<Name, Revision>,
-    /// Those of them that stay so until something changes that this client refused.
-    pub stuck: BTreeSet<Name>,
+    /// What may not be sent before something changes that this client refused; the same.
+    pub stuck: BTreeMap<Name, Revision>,
     /// What this client refused, `None` for a refused removal. Not sent again until it changes.
     pub quarantine: BTreeMap<Name, Option<Version>>,
     /// What it said about some of them, for people.
@@ -139,6 +139,8 @@ pub(super) struct Lane {
     pub state: BTreeMap<Name, Arc<Resource>>,
     /// What held names were last judged by, and when to judge them again all the same.
     pub judged: Option<(u64, Revision, Revision)>,
+    /// What stuck names were last judged by.
+    pub stuck_judged: Option<u64>,
     pub retry_at: Time,
     /// Names without which no answer is given.
     pub awaited: BTreeMap<Name, Awaited>,
@@ -157,7 +159,7 @@ impl Lane {
             pending: BTreeMap::new(),
             dropped_bytes: 0,
             held: BTreeMap::new(),
-            stuck: BTreeSet::new(),
+            stuck: BTreeMap::new(),
             quarantine: BTreeMap::new(),
             reasons: BTreeMap::new(),
             bisect: VecDeque::new(),
@@ -169,6 +171,7 @@ impl Lane {
             settled: None,
             state: BTreeMap::new(),
             judged: None,
+            stuck_judged: None,
             retry_at: Time::NEVER,
             awaited: BTreeMap::new(),
             awaits_for: None,
@@ -215,19 +218,15 @@ impl Lane {
         Ok(())
     }
 
-    /// It is not sent yet, since that change. `is_stuck`: because of what the client refused. Returns whether that is new.
-    pub fn hold(&mut self, name: &Name, since: Revision, is_stuck: bool) -> bool {
-        self.held.insert(name.clone(), since);
-        if is_stuck {
-            return self.stuck.insert(name.clone());
-        }
-        self.stuck.remove(name);
-        false
+    /// The change from which on it is not sent, if there is one.
+    pub fn held_since(&self, name: &Name) -> Option<Revision> {
+        self.held.get(name).or_else(|| self.stuck.get(name)).copied()
     }
 
-    pub fn unhold(&mut self, name: &Name) {
+    /// Returns whether it was stuck.
+    pub fn unhold(&mut self, name: &Name) -> bool {
         self.held.remove(name);
-        self.stuck.remove(name);
+        self.stuck.remove(name).is_some()
     }
 
     /// There is nothing left to say up to this revision but what is stuck, if it may be said.
@@ -244,18 +243,17 @@ impl Lane {
         self.quarantine.insert(name, version);
     }
 
-    /// What was refused has changed.
-    pub fn release(&mut self, name: &Name) {
-        self.quarantine.remove(name);
+    /// What was refused has changed. Returns whether it was.
+    pub fn release(&mut self, name: &Name) -> bool {
         self.reasons.remove(name);
+        self.quarantine.remove(name).is_some()
     }
 
-    /// Forgets a name that is not subscribed any more.
-    pub fn forget(&mut self, name: &Name) {
+    /// Forgets a name that is not subscribed any more. Returns whether something may have been stuck because of it.
+    pub fn forget(&mut self, name: &Name) -> bool {
         self.pending.remove(name);
-        self.unhold(name);
         self.awaited.remove(name);
-        self.release(name);
         self.state.remove(name);
+        self.unhold(name) | self.release(name)
     }
 }

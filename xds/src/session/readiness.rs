@@ -51,7 +51,7 @@ impl Session {
     pub(super) fn held_since(&self, lane: &Lane, name: &Name, table: &Table) -> Revision {
         match table.entry(lane.kind, name) {
             Some(entry) => entry.revision,
-            None => lane.held.get(name).copied().unwrap_or(table.revision()),
+            None => lane.held_since(name).unwrap_or(table.revision()),
         }
     }
 
@@ -122,6 +122,11 @@ impl Session {
         resource.required().iter().any(|key| self.is_refused(key, table) && !self.is_met(key, table, now))
     }
 
+    /// Whether the client refused what a stuck name waits for as that is now. The name may not have been judged since.
+    pub(super) fn is_stuck_still(&self, kind: Kind, name: &Name, table: &Table) -> bool {
+        table.live(kind, name).is_none_or(|resource| resource.required().iter().any(|key| self.is_refused(key, table)))
+    }
+
     /// Whether a resource waits for something that may still come.
     fn is_waiting(&self, resource: &Resource, table: &Table, now: Time) -> bool {
         resource.required().iter().any(|key| !self.is_met(key, table, now) && !self.is_refused(key, table))
@@ -135,7 +140,7 @@ impl Session {
             let is_now = |version: &Option<Version>| {
                 *version == self.current(kind, &key.name, table).map(|resource| resource.version())
             };
-            refused.is_some_and(is_now) || lane.stuck.contains(&key.name)
+            refused.is_some_and(is_now) || lane.stuck.contains_key(&key.name)
         };
         is(key.kind) || (key.kind == Kind::Cluster && is(Kind::Endpoints))
     }

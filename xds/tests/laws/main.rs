@@ -11,5 +11,6 @@ mod hostile;
 mod lifetime;
 mod peer;
 mod random;
+mod refusals;
 mod session;
 mod socket;

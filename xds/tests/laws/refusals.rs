@@ -1,0 +1,265 @@
+//! What a client refuses: how the culprit is found, and what counts as refused with it.
+
+use xds::Kind::{Cluster, Endpoints, Listener, ScopedRoute, Secret};
+use xds::{Change, Key, Kind, Mode, Standing};
+
+use crate::peer::{Peer, resource};
+use crate::session::{NOTHING, cluster, gone, in_sync, scope, waiting_for_endpoints};
+
+#[test]
+fn a_refused_response_is_bisected_until_the_culprit_is_alone() {
+    let mut peer = in_sync(Mode::Delta);
+    let bad = resource(ScopedRoute, "bad", "x");
+    let version = bad.version();
+    let mut changes: Vec<Change> = ["m1", "m2", "m3"].iter().map(|name| scope(name, "a")).collect();
+    changes.push(Change::Put(bad));
+    assert_eq!(peer.apply(changes), ["ScopedRoute +bad +m1 +m2 +m3"]);
+    let key = Key::new(ScopedRoute, "m1");
+    assert_eq!(peer.nack(ScopedRoute), ["ScopedRoute +bad +m1"]);
+    assert_eq!(peer.session.standing(&key, &peer.table), Standing::Outstanding, "nothing refused counts as applied");
+    assert_eq!(peer.nack(ScopedRoute), ["ScopedRoute +bad"]);
+    assert_eq!(peer.session.take_rejections(), []);
+    assert_eq!(peer.nack(ScopedRoute), ["ScopedRoute +m1"]);
+    assert_eq!(peer.ack(ScopedRoute), ["ScopedRoute +m2 +m3"]);
+    assert_eq!(peer.ack(ScopedRoute), NOTHING);
+    let rejections = peer.session.take_rejections();
+    assert_eq!(rejections.len(), 1);
+    let key = Key::new(ScopedRoute, "bad");
+    assert_eq!((&rejections[0].key, rejections[0].version, &*rejections[0].message), (&key, Some(version), "refused"));
+    assert!(matches!(peer.session.standing(&key, &peer.table), Standing::Rejected(_)));
+    // Not sent again unchanged, not even when something else is; sent again when it changed.
+    assert_eq!(peer.apply(vec![scope("m4", "a")]), ["ScopedRoute +m4"]);
+    assert_eq!(peer.ack(ScopedRoute), NOTHING);
+    assert_eq!(peer.put(ScopedRoute, "bad", "good"), ["ScopedRoute +bad"]);
+    assert_eq!(peer.ack(ScopedRoute), NOTHING);
+    assert!(matches!(peer.session.standing(&key, &peer.table), Standing::Applied(_)));
+}
+
+#[test]
+fn what_requires_a_refused_cluster_counts_as_refused_until_that_changes() {
+    for mode in [Mode::Sotw, Mode::Delta] {
+        let mut peer = in_sync(mode);
+        let wine = Key::new(ScopedRoute, "wine");
+        let mut changes = vec![scope("wine", "b"), scope("iris", "b")];
+        changes.extend(cluster("b"));
+        let all = if mode == Mode::Sotw { "Cluster +a +b" } else { "Cluster +b" };
+        assert_eq!(peer.apply(changes), [all]);
+        assert_eq!(peer.session.standing(&wine, &peer.table), Standing::Outstanding);
+        assert_eq!(peer.nack(Cluster), NOTHING);
+        assert!(matches!(peer.session.standing(&wine, &peer.table), Standing::Rejected(_)));
+        let settled =
+            |peer: &Peer| peer.session.status().iter().all(|kind| kind.settled == Some(peer.table.revision()));
+        assert!(settled(&peer), "nothing else is waited for");
+        // Others go on, and the client goes on with what it has.
+        assert_eq!(peer.apply(vec![gone(Cluster, "a"), gone(Endpoints, "a")]), NOTHING, "iris still uses it there");
+        assert_eq!(peer.apply(cluster("a").into()), ["Cluster +a", "Endpoints +a"]);
+        peer.ack(Cluster);
+        peer.ack(Endpoints);
+        let more = if mode == Mode::Sotw { "ScopedRoute +iris +more" } else { "ScopedRoute +more" };
+        assert_eq!(peer.apply(vec![scope("more", "a")]), [more]);
+        assert_eq!(peer.ack(ScopedRoute), NOTHING);
+        assert!(settled(&peer), "{:?}", peer.session.status());
+        assert_eq!(peer.put(Cluster, "b", "better"), [all]);
+        assert_eq!(peer.session.standing(&wine, &peer.table), Standing::Outstanding);
+        assert_eq!(peer.ack(Cluster), NOTHING);
+        let asked: &[&str] = if mode == Mode::Sotw { &["a", "b"] } else { &["b"] };
+        assert_eq!(peer.ask(Endpoints, asked), ["Endpoints +b"]);
+        let both = if mode == Mode::Sotw { "ScopedRoute +iris +more +wine" } else { "ScopedRoute +iris +wine" };
+        assert_eq!(peer.ack(Endpoints), [both]);
+        assert_eq!(peer.ack(ScopedRoute), NOTHING);
+        assert!(matches!(peer.session.standing(&wine, &peer.table), Standing::Applied(_)));
+    }
+}
+
+#[test]
+fn what_requires_refused_endpoints_counts_as_refused_until_they_change() {
+    let mut peer = in_sync(Mode::Delta);
+    let mut changes = vec![scope("wine", "b")];
+    changes.extend(cluster("b"));
+    assert_eq!(peer.apply(changes), ["Cluster +b"]);
+    assert_eq!(peer.ack(Cluster), NOTHING);
+    assert_eq!(peer.ask(Endpoints, &["b"]), ["Endpoints +b"]);
+    assert_eq!(peer.nack(Endpoints), NOTHING);
+    let wine = Key::new(ScopedRoute, "wine");
+    assert!(matches!(peer.session.standing(&wine, &peer.table), Standing::Rejected(_)));
+    assert_eq!(peer.put(Endpoints, "b", "better"), ["Endpoints +b"]);
+    assert_eq!(peer.session.standing(&wine, &peer.table), Standing::Outstanding);
+    assert_eq!(peer.ack(Endpoints), ["ScopedRoute +wine"]);
+}
+
+/// A chain: what requires the scope is as far as the scope is.
+#[test]
+fn what_requires_something_stuck_is_stuck_too_and_a_first_answer_waits_for_neither() {
+    let mut peer = Peer::new(Mode::Delta);
+    let listener = resource(Listener, "http", "http").requires([Key::new(ScopedRoute, "iris")]);
+    let mut changes =
+        vec![scope("iris", "a"), Change::Put(listener), Change::Put(resource(Listener, "other", "other"))];
+    changes.extend(cluster("a"));
+    peer.apply(changes);
+    assert_eq!(peer.ask(Cluster, &[]), ["Cluster +a"]);
+    assert_eq!(peer.ask(ScopedRoute, &[]), NOTHING, "it waits for the cluster");
+    assert_eq!(peer.ask(Listener, &[]), NOTHING, "and it for the scope");
+    assert_eq!(peer.nack(Cluster), ["Listener +other", "ScopedRoute"]);
+    peer.ack(ScopedRoute);
+    peer.ack(Listener);
+    for key in [Key::new(ScopedRoute, "iris"), Key::new(Listener, "http")] {
+        assert!(matches!(peer.session.standing(&key, &peer.table), Standing::Rejected(_)), "{key}");
+    }
+}
+
+#[test]
+fn sotw_bisects_too_and_always_says_the_full_state() {
+    let mut peer = in_sync(Mode::Sotw);
+    assert_eq!(peer.apply(vec![scope("bad", "a"), scope("good", "a")]), ["ScopedRoute +bad +good +iris"]);
+    assert_eq!(peer.nack(ScopedRoute), ["ScopedRoute +bad +iris"]);
+    assert_eq!(peer.nack(ScopedRoute), ["ScopedRoute +good +iris"]);
+    assert_eq!(peer.ack(ScopedRoute), NOTHING);
+    assert_eq!(peer.apply(vec![scope("more", "a")]), ["ScopedRoute +good +iris +more"]);
+}
+
+/// As real clients say it; what they do not speak of need not wait for them to be asked about each half.
+#[test]
+fn what_a_refusal_speaks_of_is_a_part_by_itself() {
+    let texts = [
+        "Error adding/updating cluster(s) m3: malformed",
+        "scope key conflict found, first scope is 'iris', second scope is 'm3'",
+        "m3.",
+        "m1x m3",
+    ];
+    for text in texts {
+        let mut peer = in_sync(Mode::Delta);
+        let changes = ["m1", "m2", "m3", "m4"].map(|name| scope(name, "a"));
+        assert_eq!(peer.apply(changes.into()), ["ScopedRoute +m1 +m2 +m3 +m4"]);
+        assert_eq!(peer.nack_saying(ScopedRoute, text), ["ScopedRoute +m1 +m2 +m4"], "{text}");
+        assert_eq!(peer.ack(ScopedRoute), ["ScopedRoute +m3"]);
+        assert_eq!(peer.nack_saying(ScopedRoute, text), NOTHING);
+        assert_eq!(peer.session.take_rejections().len(), 1);
+    }
+    // All of them, or none that was sent: halves.
+    for text in ["m1, m2", "'m3'", ""] {
+        let mut peer = in_sync(Mode::Delta);
+        peer.apply(["m1", "m2"].map(|name| scope(name, "a")).into());
+        assert_eq!(peer.nack_saying(ScopedRoute, text), ["ScopedRoute +m1"], "{text}");
+        assert_eq!(peer.nack_saying(ScopedRoute, text), ["ScopedRoute +m2"], "{text}");
+    }
+}
+
+/// Each refusal names one, as of a client that stops at the first error. Without halves each of the 51 would cost a response
+/// with nearly everything, 25,000 resources in all.
+#[test]
+fn many_culprits_named_one_by_one_are_found_by_halves() {
+    const SCOPES: usize = 512;
+    let mut peer = in_sync(Mode::Delta);
+    let name = |number: usize| format!("m{number:03}");
+    let is_bad = |name: &str| name.ends_with('7');
+    let changes: Vec<Change> = (0..SCOPES).map(|number| scope(&name(number), "a")).collect();
+    let mut said = peer.apply(changes);
+    let mut sent = 0;
+    while let Some(response) = said.pop() {
+        let names: Vec<&str> = response.split_whitespace().skip(1).map(|name| name.trim_start_matches('+')).collect();
+        sent += names.len();
+        said = match names.iter().find(|name| is_bad(name)) {
+            Some(bad) => peer.nack_saying(ScopedRoute, &format!("scope {bad}: refused")),
+            None => peer.ack(ScopedRoute),
+        };
+    }
+    let mut refused: Vec<String> =
+        peer.session.take_rejections().into_iter().map(|rejection| rejection.key.name.to_string()).collect();
+    refused.sort();
+    assert_eq!(refused, (0..SCOPES).map(name).filter(|name| is_bad(name)).collect::<Vec<_>>());
+    assert!(sent <= 2 * SCOPES * SCOPES.ilog2() as usize, "{sent} resources for {SCOPES}");
+}
+
+/// A client that comes back has all of them in use, and what is not in an answer is gone.
+#[test]
+fn sotw_leaves_only_out_what_was_refused() {
+    let mut peer = Peer::new(Mode::Sotw);
+    for name in ["a", "b", "c", "d"] {
+        peer.put(Cluster, name, "1");
+    }
+    assert_eq!(peer.ask(Cluster, &["a", "b", "c", "d"]), ["Cluster +a +b +c +d"]);
+    assert_eq!(peer.nack_saying(Cluster, "[b: no such type]"), ["Cluster +a +c +d"]);
+    assert_eq!(peer.ack(Cluster), ["Cluster +a +b +c +d"]);
+    assert_eq!(peer.nack_saying(Cluster, "[b: no such type]"), NOTHING);
+    assert_eq!(peer.put(Cluster, "a", "2"), ["Cluster +a +c +d"]);
+}
+
+/// Found by `fuzz`: the half with what is gone has nothing to say, and the other half waited for something to happen.
+#[test]
+fn sotw_sends_the_other_half_though_what_is_gone_cannot_be_said() {
+    let mut peer = Peer::new(Mode::Sotw);
+    peer.put(Secret, "a", "1");
+    peer.put(Secret, "b", "1");
+    assert_eq!(peer.ask(Secret, &["a", "b"]), ["Secret +a +b"]);
+    assert_eq!(peer.remove(Secret, "a"), NOTHING);
+    assert_eq!(peer.nack(Kind::Secret), ["Secret +b"]);
+}
+
+#[test]
+fn the_first_answer_of_scopes_does_not_wait_for_what_is_refused() {
+    let mut peer = waiting_for_endpoints();
+    assert_eq!(peer.nack_saying(Endpoints, "b: no such address"), ["Endpoints +a"]);
+    assert_eq!(peer.ack(Endpoints), ["Endpoints +b"]);
+    assert_eq!(peer.nack(Endpoints), ["ScopedRoute +iris"]);
+}
+
+/// What is stuck is looked at when it may have changed, and all of it: there may be more of it than fits in a response.
+#[test]
+fn very_many_stuck_scopes_hold_up_no_other_and_all_come_when_their_cluster_does() {
+    const STUCK: usize = 2_500;
+    let name = |number: usize| format!("m{number:04}");
+    let mut peer = in_sync(Mode::Delta);
+    let mut changes: Vec<Change> = (0..STUCK).map(|number| scope(&name(number), "b")).collect();
+    changes.extend(cluster("b"));
+    assert_eq!(peer.apply(changes), ["Cluster +b"]);
+    assert_eq!(peer.nack(Cluster), NOTHING);
+    let standings = |peer: &Peer, is: fn(Standing) -> bool| {
+        let keys = (0..STUCK).map(|number| Key::new(ScopedRoute, name(number)));
+        keys.filter(|key| is(peer.session.standing(key, &peer.table))).count()
+    };
+    assert_eq!(standings(&peer, |standing| matches!(standing, Standing::Rejected(_))), STUCK);
+    let scopes = peer.session.status().into_iter().find(|status| status.kind == ScopedRoute).unwrap();
+    assert_eq!((scopes.settled, scopes.held), (Some(peer.table.revision()), STUCK));
+    // The last by name, which has to wait for a cluster itself.
+    let mut changes = vec![scope("z", "c")];
+    changes.extend(cluster("c"));
+    assert_eq!(peer.apply(changes), ["Cluster +c"]);
+    assert_eq!(peer.ack(Cluster), NOTHING);
+    assert_eq!(peer.ask(Endpoints, &["c"]), ["Endpoints +c"]);
+    assert_eq!(peer.ack(Endpoints), ["ScopedRoute +z"]);
+    assert_eq!(peer.ack(ScopedRoute), NOTHING);
+    assert_eq!(peer.put(Cluster, "b", "better"), ["Cluster +b"]);
+    assert_eq!(peer.ack(Cluster), NOTHING);
+    let mut said = peer.ask(Endpoints, &["b"]);
+    assert_eq!(said, ["Endpoints +b"]);
+    said = peer.ack(Endpoints);
+    let mut come = 0;
+    while let Some(response) = said.pop() {
+        come += response.split_whitespace().skip(1).count();
+        said = peer.ack(ScopedRoute);
+    }
+    assert_eq!(come, STUCK);
+    assert_eq!(standings(&peer, |standing| matches!(standing, Standing::Applied(_))), STUCK);
+}
+
+/// The owner waits for it anew as soon as the culprit changes, when the stream may be in the middle of something else.
+#[test]
+fn what_is_not_stuck_any_more_is_not_refused_though_it_was_not_judged_anew_yet() {
+    let mut peer = in_sync(Mode::Delta);
+    let mut changes = vec![scope("wine", "b")];
+    changes.extend(cluster("b"));
+    assert_eq!(peer.apply(changes), ["Cluster +b"]);
+    assert_eq!(peer.nack(Cluster), NOTHING);
+    let wine = Key::new(ScopedRoute, "wine");
+    assert_eq!(peer.apply(vec![scope("other", "a")]), ["ScopedRoute +other"]);
+    assert!(matches!(peer.session.standing(&wine, &peer.table), Standing::Rejected(_)));
+    assert_eq!(peer.put(Cluster, "b", "better"), ["Cluster +b"]);
+    assert_eq!(peer.session.standing(&wine, &peer.table), Standing::Outstanding);
+    assert_eq!(peer.ack(Cluster), NOTHING);
+    assert_eq!(peer.ask(Endpoints, &["b"]), ["Endpoints +b"]);
+    assert_eq!(peer.ack(Endpoints), NOTHING);
+    assert_eq!(peer.session.standing(&wine, &peer.table), Standing::Outstanding);
+    assert_eq!(peer.ack(ScopedRoute), ["ScopedRoute +wine"]);
+    assert_eq!(peer.ack(ScopedRoute), NOTHING);
+    assert!(matches!(peer.session.standing(&wine, &peer.table), Standing::Applied(_)));
+}
