@@ -33,6 +33,12 @@ fn placed(set: &PlacementSet, two_ports: bool) -> RouteChange {
     RouteChange::Set { set: set.clone(), endpoints: Some(set.replicas().map(endpoint).collect()) }
 }
 
+fn placed_at(set: &PlacementSet, host: &str) -> RouteChange {
+    let RouteChange::Set { set, endpoints: Some(mut endpoints) } = placed(set, false) else { unreachable!() };
+    endpoints.iter_mut().for_each(|endpoint| endpoint.host = host.to_owned());
+    RouteChange::Set { set, endpoints: Some(endpoints) }
+}
+
 fn gone(set: &PlacementSet) -> RouteChange {
     RouteChange::Set { set: set.clone(), endpoints: None }
 }
@@ -272,11 +278,21 @@ fn a_route_that_nobody_took_because_of_its_cluster_says_so_and_waits_anew_when_t
     }
     let news = world.publisher.hear(refused("wine", revision), Time(0));
     assert_eq!(news, Some(rejected("wine", "no Envoy took its route".to_owned())), "its cluster was not refused");
-    let (again, later) = world.apply(vec![placed(&one, false)], 0);
+    assert_eq!(world.apply(vec![placed(&one, false)], 0).0.gated, [], "nothing has changed");
+    let (again, later) = world.apply(vec![placed_at(&one, "10.0.0.2")], 0);
     assert_eq!(again.gated, [scope("iris")]);
-    let news = world.publisher.hear(Feedback::Applied { key: scope("iris"), revision: later }, Time(0));
+    // That the older one was refused is heard late: it says nothing of what it leads to now.
+    world.publisher.hear(refused("iris", revision), Time(0));
+    let again = world.tick(0);
+    assert_eq!(again.gated, [scope("iris")]);
+    let news = world.publisher.hear(refused("iris", later), Time(0));
+    assert_eq!(news, Some(rejected("iris", "no Envoy took its route".to_owned())), "the text was of other endpoints");
+    assert_eq!(world.tick(0).gated, []);
+    let (again, last) = world.apply(vec![placed_at(&one, "10.0.0.3")], 0);
+    assert_eq!(again.gated, [scope("iris")]);
+    let news = world.publisher.hear(Feedback::Applied { key: scope("iris"), revision: last }, Time(0));
     assert_eq!(news, Some(News::Applied { name: name("iris"), generation: Generation(1) }));
-    assert_eq!(world.apply(vec![placed(&one, false)], 0).0.gated, [], "it is not waited for twice");
+    assert_eq!(world.apply(vec![placed_at(&one, "10.0.0.4")], 0).0.gated, [], "it is not waited for twice");
 }
 
 #[test]

@@ -109,6 +109,8 @@ pub enum News {
 struct Set {
     shape: Shape,
     endpoints: Vec<Endpoint>,
+    /// Published last before the endpoints changed.
+    changed_after: Revision,
     /// False when no route uses the set any more.
     wanted: bool,
     /// Its clusters in the table, with when they became unused.
@@ -149,6 +151,8 @@ pub struct Publisher {
     first: Option<Vec<Change>>,
     /// Names that were handed out and not confirmed as published yet.
     unconfirmed: BTreeSet<Name>,
+    /// Published last.
+    revision: Revision,
     refusals: Refusals,
     /// Models and pipelines that somebody declared.
     declared: BTreeSet<Name>,
@@ -179,6 +183,7 @@ impl Publisher {
             mesh,
             first: Some(first),
             unconfirmed: BTreeSet::new(),
+            revision: Revision::ZERO,
             refusals: Refusals::default(),
             declared: BTreeSet::new(),
             redeclared: BTreeMap::new(),
@@ -238,6 +243,9 @@ impl Publisher {
                 out.changes.push(Change::Put(scope::unserved(&name).sharing(&key)));
             }
         }
+        for name in self.refusals.take_again() {
+            self.translate(&name, &mut out);
+        }
         let (gone, released) = self.demand.due(now);
         for name in gone {
             self.end(&name, &mut out);
@@ -260,6 +268,7 @@ impl Publisher {
 
     /// Says that everything handed out so far is in the table, at this revision.
     pub fn published(&mut self, revision: Revision) {
+        self.revision = revision;
         self.demand.published(revision);
         for name in std::mem::take(&mut self.unconfirmed) {
             let Some(published) = self.names.get_mut(&name) else { continue };
@@ -291,7 +300,7 @@ impl Publisher {
             }
             Feedback::Refused { key, revision } => {
                 let (name, generation) = self.at(&key, revision)?;
-                let message = self.why_refused(&key.name, generation);
+                let message = self.why_refused(&key.name, generation, revision);
                 Some(News::Rejected { name, generation, message })
             }
             Feedback::Connected { streams } => Some(News::Connected { streams }),
@@ -305,10 +314,16 @@ impl Publisher {
         let shape = known.filter(|_| endpoints.is_empty()).unwrap_or_else(|| Shape::of(&endpoints));
         let state = self.sets.entry(set.clone()).or_insert_with(|| Set::new(shape));
         state.wanted = true;
+        let changed = state.endpoints != endpoints;
+        if changed {
+            state.changed_after = self.revision;
+        }
         state.endpoints = endpoints;
         let reshaped = std::mem::replace(&mut state.shape, shape) != shape;
         let mut users = if reshaped { state.users.clone() } else { BTreeSet::new() };
-        users.extend(self.mended(&set));
+        if changed {
+            users.extend(self.mended(&set));
+        }
         self.settle(&set, now, out);
         self.follow(&set);
         for name in users {
@@ -460,7 +475,14 @@ impl Published {
 
 impl Set {
     fn new(shape: Shape) -> Self {
-        Set { shape, endpoints: Vec::new(), wanted: true, clusters: BTreeMap::new(), users: BTreeSet::new() }
+        Set {
+            shape,
+            endpoints: Vec::new(),
+            changed_after: Revision::ZERO,
+            wanted: true,
+            clusters: BTreeMap::new(),
+            users: BTreeSet::new(),
+        }
     }
 }
 

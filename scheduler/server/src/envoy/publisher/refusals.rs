@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use domain::{Generation, PlacementSet};
-use xds::{Key, Kind, Name, Version};
+use xds::{Key, Kind, Name, Revision, Version};
 
 use super::super::{cluster, scope};
 use super::{Publisher, sets};
@@ -18,8 +18,10 @@ pub(super) struct Refusals {
     texts: BTreeMap<Key, Refusal>,
     order: BTreeMap<u64, Key>,
     next: u64,
-    /// Names that nobody took without refusing their scopes, by their clusters.
+    /// Names that nobody took, by the clusters that they lead to.
     stuck: BTreeMap<Name, BTreeSet<Name>>,
+    /// Those of them whose cluster had changed before that was heard.
+    again: BTreeSet<Name>,
 }
 
 #[derive(Debug)]
@@ -54,7 +56,11 @@ impl Refusals {
         }
     }
 
-    /// The cluster has changed or is gone: the names that nobody took because of it.
+    pub fn take_again(&mut self) -> BTreeSet<Name> {
+        std::mem::take(&mut self.again)
+    }
+
+    /// The cluster has changed or is gone: the names that nobody took, perhaps because of it.
     pub fn absolve(&mut self, cluster: &str) -> BTreeSet<Name> {
         self.stuck.remove(cluster).unwrap_or_default()
     }
@@ -66,30 +72,41 @@ impl Publisher {
         if let Some((_, generation)) = self.with_version(key, version) {
             self.refusals.insert(key, Some(generation), format!("Envoy {node} refused its route: {message}"));
         } else if matches!(key.kind, Kind::Cluster | Kind::Endpoints) {
-            let cluster = cluster::key(key.name.as_str());
             let what = if key.kind == Kind::Cluster { "its cluster" } else { "the endpoints of its cluster" };
-            self.refusals.insert(&cluster, None, format!("Envoy {node} refused {what} {}: {message}", key.name));
+            self.refusals.insert(key, None, format!("Envoy {node} refused {what} {}: {message}", key.name));
         }
     }
 
-    /// Why nobody took a route. If it is because of a cluster, [`Publisher::mended`] will have the name.
-    pub(super) fn why_refused(&mut self, name: &Name, generation: Generation) -> String {
-        if let Some(text) = self.refusals.text(&scope::key(name.as_str()), Some(generation)) {
-            return text.to_owned();
-        }
+    /// Why nobody took a route that was published at a revision. It is published anew when a cluster that it leads to
+    /// changes ([`Publisher::mended`]), or soon if one has since.
+    pub(super) fn why_refused(&mut self, name: &Name, generation: Generation, revision: Revision) -> String {
         let route = self.names.get(name).and_then(|published| published.route.as_ref());
+        let mut states = sets(route).filter_map(|set| self.sets.get(set));
+        let has_changed = states.any(|state| state.changed_after >= revision);
         let clusters: Vec<String> = sets(route).flat_map(|set| self.clusters(set)).collect();
-        for cluster in &clusters {
-            self.refusals.stuck.entry(Name::from(&**cluster)).or_default().insert(name.clone());
+        if has_changed {
+            self.refusals.again.insert(name.clone());
+        } else {
+            for cluster in &clusters {
+                self.refusals.stuck.entry(Name::from(&**cluster)).or_default().insert(name.clone());
+            }
         }
-        let mut texts = clusters.iter().filter_map(|name| self.refusals.text(&cluster::key(name), None));
-        texts.next().unwrap_or("no Envoy took its route").to_owned()
+        let own = self.refusals.text(&scope::key(name.as_str()), Some(generation));
+        let of_cluster = |name: &String| {
+            let keys = [cluster::key(name), cluster::endpoints_key(name)];
+            keys.iter().find_map(|key| self.refusals.text(key, None))
+        };
+        own.or_else(|| clusters.iter().find_map(of_cluster)).unwrap_or("no Envoy took its route").to_owned()
     }
 
-    /// The names that nobody took because of the set's clusters, which have changed.
+    /// The endpoints of a set have changed: the names that nobody took, perhaps because of them.
     pub(super) fn mended(&mut self, set: &PlacementSet) -> BTreeSet<Name> {
         let clusters = self.clusters(set);
-        clusters.iter().flat_map(|cluster| self.refusals.absolve(cluster)).collect()
+        let mended = |cluster: &String| {
+            self.refusals.forget(&cluster::endpoints_key(cluster));
+            self.refusals.absolve(cluster)
+        };
+        clusters.iter().flat_map(mended).collect()
     }
 
     fn clusters(&self, set: &PlacementSet) -> Vec<String> {
