@@ -10,6 +10,7 @@ use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use futures_util::stream::FuturesUnordered;
@@ -17,9 +18,13 @@ use futures_util::{FutureExt, StreamExt};
 use hyper::rt::Executor;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::unconstrained;
+use tokio::time::timeout;
 
 /// What waits for the end of a turn: more than a small answer.
 const WAITING_MAX: usize = 128 << 10;
+
+/// How long what waits when a connection ends may take.
+const LAST_WORDS: Duration = Duration::from_secs(30);
 
 /// Room that a connection keeps when nothing waits.
 const WAITING_KEPT: usize = 16 << 10;
@@ -45,9 +50,8 @@ impl Streams {
         let mut connection = pin!(connection);
         let mut running = FuturesUnordered::new();
         let begun = Begun(self);
-        poll_fn(|context| {
+        let end = poll_fn(|context| {
             if let Poll::Ready(end) = connection.as_mut().poll(context) {
-                socket.end_turn(context);
                 return Poll::Ready(end);
             }
             running.extend(begun.0.begun().drain(..));
@@ -57,7 +61,11 @@ impl Streams {
             socket.end_turn(context);
             Poll::Pending
         })
-        .await
+        .await;
+        drop(running);
+        // Nobody waits for these any more but the client. A failure is its going away.
+        let _late = timeout(LAST_WORDS, poll_fn(|context| socket.gathered().write(context))).await;
+        end
     }
 }
 
@@ -108,7 +116,8 @@ impl<S: AsyncWrite + Unpin> Gathering<S> {
     /// Writes what waits, as far as the socket takes it; the task is woken when it takes more.
     fn end_turn(&self, context: &mut Context<'_>) {
         let mut gathered = self.gathered();
-        if let Poll::Ready(Err(error)) = gathered.write(context) {
+        let write = unconstrained(poll_fn(|context| gathered.write(context)));
+        if let Poll::Ready(Err(error)) = pin!(write).poll(context) {
             // The connection is told in its next turn.
             gathered.broken = Some(error.kind());
             gathered.waiting.clear();
@@ -126,7 +135,8 @@ impl<S: AsyncWrite + Unpin> Gathered<S> {
             }
             self.waiting.advance(written);
         }
-        if self.waiting.capacity() > WAITING_KEPT {
+        // Its capacity is without what was advanced over.
+        if self.waiting.try_reclaim(WAITING_KEPT + 1) {
             self.waiting = BytesMut::new();
         }
         Poll::Ready(Ok(()))
@@ -196,7 +206,7 @@ mod tests {
     use hyper::service::service_fn;
     use hyper_util::rt::{TokioExecutor, TokioIo};
     use hyper_util::server::conn::auto::Builder;
-    use tokio::io::DuplexStream;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
     use super::*;
 
@@ -243,14 +253,17 @@ mod tests {
         Ok(Response::new(StreamBody::new(futures_util::stream::iter(frames.map(Ok)))))
     }
 
-    async fn connect() -> (Client, Arc<Mutex<Vec<Bytes>>>) {
-        let (near, far) = tokio::io::duplex(1 << 20);
-        let writes = Arc::default();
-        let socket = Gathering::new(Recorder { inner: far, writes: Arc::clone(&writes) });
+    fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(socket: Gathering<S>) {
         let streams = Streams::default();
         let builder = Builder::new(streams.clone());
         let connection = builder.serve_connection(TokioIo::new(socket.clone()), service_fn(answer)).into_owned();
         tokio::spawn(streams.run(connection, socket));
+    }
+
+    async fn connect() -> (Client, Arc<Mutex<Vec<Bytes>>>) {
+        let (near, far) = tokio::io::duplex(1 << 20);
+        let writes = Arc::default();
+        serve(Gathering::new(Recorder { inner: far, writes: Arc::clone(&writes) }));
         let (client, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(near)).await.unwrap();
         tokio::spawn(connection);
         (client, writes)
@@ -304,6 +317,52 @@ mod tests {
             assert_eq!(get(&mut client, &format!("/{size}")).await.unwrap(), size);
         }
         assert!(writes.lock().unwrap().iter().all(|write| write.len() <= WAITING_MAX));
+    }
+
+    #[tokio::test]
+    async fn a_connection_keeps_no_room_that_it_needed_once() {
+        let (near, mut far) = tokio::io::duplex(1_000);
+        let socket = Gathering::new(near);
+        let mut writer = socket.clone();
+        let reading = tokio::spawn(async move {
+            let mut all = Vec::new();
+            far.read_to_end(&mut all).await.unwrap();
+            all.len()
+        });
+        writer.write_all(&vec![0; WAITING_MAX]).await.unwrap();
+        assert_eq!(socket.gathered().waiting.len(), WAITING_MAX, "it is not the end of the turn");
+        poll_fn(|context| socket.gathered().write(context)).await.unwrap();
+        assert!(!socket.gathered().waiting.try_reclaim(WAITING_KEPT + 1));
+        writer.write_all(&[0; 1_000]).await.unwrap();
+        writer.shutdown().await.unwrap();
+        drop((socket, writer));
+        assert_eq!(reading.await.unwrap(), WAITING_MAX + 1_000);
+    }
+
+    /// A client of HTTP/1.1 that reads little at a time, and wants the connection closed.
+    #[tokio::test]
+    async fn the_last_answer_of_a_connection_arrives_whole_through_a_small_socket() {
+        let (mut near, far) = tokio::io::duplex(100);
+        serve(Gathering::new(far));
+        near.write_all(b"GET /100000 HTTP/1.1\r\nhost: agent\r\nconnection: close\r\n\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        near.read_to_end(&mut answer).await.unwrap();
+        assert!(answer.starts_with(b"HTTP/1.1 200 OK"));
+        assert_eq!(answer.iter().filter(|byte| **byte == b'x').count(), 100_000);
+        assert!(answer.ends_with(b"0\r\n\r\n"));
+    }
+
+    #[tokio::test]
+    async fn what_a_connection_has_not_written_when_it_ends_is_written() {
+        let (near, mut far) = tokio::io::duplex(10);
+        let socket = Gathering::new(near);
+        let mut writer = socket.clone();
+        let connection = async move { writer.write_all(&[b'x'; 1_000]).await };
+        let running = tokio::spawn(Streams::default().run(connection, socket));
+        let mut last = Vec::new();
+        far.read_to_end(&mut last).await.unwrap();
+        assert_eq!(last, [b'x'; 1_000]);
+        running.await.unwrap().unwrap();
     }
 
     #[tokio::test]
