@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use domain::{
-    Backend, Endpoint, Generation, Health, ModelName, ModelVersionId, PlacementSet, ReplicaId, ReplicaIndex,
-    RoutableName, Route, ServerName, Target, Time, VersionNumber,
+    Backend, Endpoint, Generation, Health, ModelName, ModelVersionId, PipelineName, PlacementSet, ReplicaId,
+    ReplicaIndex, RoutableName, Route, ServerName, Target, Time, VersionNumber,
 };
 use proptest::prelude::*;
 use scheduler::envoy::{News, Publication, Publisher, SET_GRACE_MS, Settings, UNSERVED_AFTER_MS};
-use scheduler_core::RouteChange;
+use scheduler_core::{Address, RouteChange};
 use xds::{Change, Feedback, Key, Kind, Revision, Table, Version};
 
 fn name(model: &str) -> RoutableName {
@@ -288,11 +288,38 @@ fn a_route_that_nobody_took_because_of_its_cluster_says_so_and_waits_anew_when_t
     let news = world.publisher.hear(refused("iris", later), Time(0));
     assert_eq!(news, Some(rejected("iris", "no Envoy took its route".to_owned())), "the text was of other endpoints");
     assert_eq!(world.tick(0).gated, []);
+    // Endpoints that Envoys are not told of are no reason, again and again.
+    let (again, same) = world.apply(vec![placed_at(&one, "no address")], 0);
+    assert_eq!(again.gated, [scope("iris")]);
+    world.apply(vec![placed_at(&one, "none either")], 0);
+    world.publisher.hear(refused("iris", same), Time(0));
+    assert_eq!(world.tick(0).gated, []);
     let (again, last) = world.apply(vec![placed_at(&one, "10.0.0.3")], 0);
     assert_eq!(again.gated, [scope("iris")]);
     let news = world.publisher.hear(Feedback::Applied { key: scope("iris"), revision: last }, Time(0));
     assert_eq!(news, Some(News::Applied { name: name("iris"), generation: Generation(1) }));
     assert_eq!(world.apply(vec![placed_at(&one, "10.0.0.4")], 0).0.gated, [], "it is not waited for twice");
+}
+
+#[test]
+fn a_pipeline_whose_gateways_are_refused_says_so_and_waits_anew_when_they_change() {
+    let pipeline = PipelineName::parse("flowers").expect("a name");
+    let target = Target::Pipeline(pipeline.clone());
+    let route = Route { backends: vec![Backend { target, weight: 100 }], mirrors: Vec::new(), log_payloads: false };
+    let name = RoutableName::Pipeline(pipeline);
+    let key = scope(&name.to_string());
+    let at = |port| RouteChange::Gateways(vec![Address { host: "10.0.0.1".to_owned(), port }]);
+    let mut world = World::new();
+    let routed = RouteChange::Route { name: name.clone(), generation: Generation(1), route: Some(route) };
+    let (_, revision) = world.apply(vec![at(9010), routed], 0);
+    let endpoints = Key::new(Kind::Endpoints, "pipeline-gateways");
+    let version = world.content().get(&endpoints).copied();
+    let (node, message) = ("envoy-0".to_owned(), "no".to_owned());
+    world.publisher.hear(Feedback::Rejected { key: endpoints, version, node, message }, Time(0));
+    let news = world.publisher.hear(Feedback::Refused { key: key.clone(), revision }, Time(0));
+    let message = "Envoy envoy-0 refused the endpoints of its cluster pipeline-gateways: no".to_owned();
+    assert_eq!(news, Some(News::Rejected { name, generation: Generation(1), message }));
+    assert_eq!(world.apply(vec![at(9011)], 0).0.gated, [key]);
 }
 
 #[test]

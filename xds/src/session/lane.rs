@@ -73,7 +73,7 @@ impl Items {
     }
 }
 
-/// Up to where the stream has everything once a response is ACKed, and what was there before.
+/// How far a stream is, as [`Lane`] says it, once a response is ACKed or there is nothing to say.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Settles {
     pub synced: Option<Revision>,
@@ -117,7 +117,7 @@ pub(super) struct Lane {
     dropped_bytes: usize,
     /// What may not be sent yet, with the revision of the change.
     pub held: BTreeMap<Name, Revision>,
-    /// What may not be sent before something changes that this client refused; the same.
+    /// What may not be sent before something changes that this client refused, with the revision of its own change.
     pub stuck: BTreeMap<Name, Revision>,
     /// What this client refused, `None` for a refused removal. Not sent again until it changes.
     pub quarantine: BTreeMap<Name, Option<Version>>,

@@ -109,8 +109,6 @@ pub enum News {
 struct Set {
     shape: Shape,
     endpoints: Vec<Endpoint>,
-    /// Published last before the endpoints changed.
-    changed_after: Revision,
     /// False when no route uses the set any more.
     wanted: bool,
     /// Its clusters in the table, with when they became unused.
@@ -151,8 +149,6 @@ pub struct Publisher {
     first: Option<Vec<Change>>,
     /// Names that were handed out and not confirmed as published yet.
     unconfirmed: BTreeSet<Name>,
-    /// Published last.
-    revision: Revision,
     refusals: Refusals,
     /// Models and pipelines that somebody declared.
     declared: BTreeSet<Name>,
@@ -183,7 +179,6 @@ impl Publisher {
             mesh,
             first: Some(first),
             unconfirmed: BTreeSet::new(),
-            revision: Revision::ZERO,
             refusals: Refusals::default(),
             declared: BTreeSet::new(),
             redeclared: BTreeMap::new(),
@@ -209,6 +204,7 @@ impl Publisher {
                 RouteChange::Route { name, generation, route } => self.route(name, generation, route, &mut out),
                 RouteChange::Gateways(addresses) => {
                     out.changes.push(gateways::change(&addresses));
+                    self.refusals.changed(gateways::CLUSTER);
                     self.regate(addresses);
                 }
                 RouteChange::Declared { name, is } => self.declare(&name, is),
@@ -216,6 +212,7 @@ impl Publisher {
             }
         }
         self.redeclare(is_first, now, &mut out);
+        self.publish_again(&mut out);
         self.refresh(now, &mut out);
         out
     }
@@ -229,7 +226,7 @@ impl Publisher {
             let Some(state) = self.sets.get_mut(&set) else { continue };
             state.clusters.remove(&door);
             let name = cluster::name(&set, door);
-            self.refusals.absolve(&name);
+            self.refusals.gone(&name);
             out.changes.push(Change::Remove(cluster::key(&name)));
             out.changes.push(Change::Remove(cluster::endpoints_key(&name)));
             if state.clusters.is_empty() {
@@ -243,9 +240,7 @@ impl Publisher {
                 out.changes.push(Change::Put(scope::unserved(&name).sharing(&key)));
             }
         }
-        for name in self.refusals.take_again() {
-            self.translate(&name, &mut out);
-        }
+        self.publish_again(&mut out);
         let (gone, released) = self.demand.due(now);
         for name in gone {
             self.end(&name, &mut out);
@@ -268,7 +263,7 @@ impl Publisher {
 
     /// Says that everything handed out so far is in the table, at this revision.
     pub fn published(&mut self, revision: Revision) {
-        self.revision = revision;
+        self.refusals.published(revision);
         self.demand.published(revision);
         for name in std::mem::take(&mut self.unconfirmed) {
             let Some(published) = self.names.get_mut(&name) else { continue };
@@ -315,14 +310,11 @@ impl Publisher {
         let state = self.sets.entry(set.clone()).or_insert_with(|| Set::new(shape));
         state.wanted = true;
         let changed = state.endpoints != endpoints;
-        if changed {
-            state.changed_after = self.revision;
-        }
         state.endpoints = endpoints;
         let reshaped = std::mem::replace(&mut state.shape, shape) != shape;
-        let mut users = if reshaped { state.users.clone() } else { BTreeSet::new() };
+        let users: Vec<Name> = if reshaped { state.users.iter().cloned().collect() } else { Vec::new() };
         if changed {
-            users.extend(self.mended(&set));
+            self.clusters_changed(&set);
         }
         self.settle(&set, now, out);
         self.follow(&set);
@@ -475,14 +467,7 @@ impl Published {
 
 impl Set {
     fn new(shape: Shape) -> Self {
-        Set {
-            shape,
-            endpoints: Vec::new(),
-            changed_after: Revision::ZERO,
-            wanted: true,
-            clusters: BTreeMap::new(),
-            users: BTreeSet::new(),
-        }
+        Set { shape, endpoints: Vec::new(), wanted: true, clusters: BTreeMap::new(), users: BTreeSet::new() }
     }
 }
 

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use domain::{Generation, PlacementSet};
+use domain::{Generation, PlacementSet, Route, Target};
 use xds::{Key, Kind, Name, Revision, Version};
 
-use super::super::{cluster, scope};
-use super::{Publisher, sets};
+use super::super::{cluster, gateways, scope};
+use super::{Publication, Publisher};
 
 /// Resources of which a text is kept, some kilobytes each.
 const REFUSALS_MAX: usize = 1_000;
@@ -20,7 +20,11 @@ pub(super) struct Refusals {
     next: u64,
     /// Names that nobody took, by the clusters that they lead to.
     stuck: BTreeMap<Name, BTreeSet<Name>>,
-    /// Those of them whose cluster had changed before that was heard.
+    /// When the endpoints of a cluster last changed.
+    changed_at: BTreeMap<Name, Revision>,
+    /// Clusters whose endpoints have changed and are not published yet.
+    unconfirmed: Vec<Name>,
+    /// Names whose cluster has changed since nobody took them, to be published anew.
     again: BTreeSet<Name>,
 }
 
@@ -56,13 +60,24 @@ impl Refusals {
         }
     }
 
-    pub fn take_again(&mut self) -> BTreeSet<Name> {
-        std::mem::take(&mut self.again)
+    /// The endpoints of a cluster have changed.
+    pub fn changed(&mut self, cluster: &str) {
+        self.forget(&cluster::endpoints_key(cluster));
+        self.again.extend(self.stuck.remove(cluster).unwrap_or_default());
+        self.unconfirmed.push(Name::from(cluster));
     }
 
-    /// The cluster has changed or is gone: the names that nobody took, perhaps because of it.
-    pub fn absolve(&mut self, cluster: &str) -> BTreeSet<Name> {
-        self.stuck.remove(cluster).unwrap_or_default()
+    /// All changes so far are in the table.
+    pub fn published(&mut self, revision: Revision) {
+        self.changed_at.extend(self.unconfirmed.drain(..).map(|cluster| (cluster, revision)));
+    }
+
+    /// The cluster is gone.
+    pub fn gone(&mut self, cluster: &str) {
+        self.forget(&cluster::endpoints_key(cluster));
+        self.forget(&cluster::key(cluster));
+        self.stuck.remove(cluster);
+        self.changed_at.remove(cluster);
     }
 }
 
@@ -77,14 +92,18 @@ impl Publisher {
         }
     }
 
-    /// Why nobody took a route that was published at a revision. It is published anew when a cluster that it leads to
-    /// changes ([`Publisher::mended`]), or soon if one has since.
+    /// Why nobody took a route that was published at a revision. It is published anew when the endpoints of a cluster
+    /// that it leads to change, or soon if they have since.
     pub(super) fn why_refused(&mut self, name: &Name, generation: Generation, revision: Revision) -> String {
         let route = self.names.get(name).and_then(|published| published.route.as_ref());
-        let mut states = sets(route).filter_map(|set| self.sets.get(set));
-        let has_changed = states.any(|state| state.changed_after >= revision);
-        let clusters: Vec<String> = sets(route).flat_map(|set| self.clusters(set)).collect();
-        if has_changed {
+        let of_target = |target: &Target| match target {
+            Target::Model { set, .. } => self.clusters(set),
+            Target::Pipeline(_) => vec![gateways::CLUSTER.to_owned()],
+        };
+        let clusters: Vec<String> = route.into_iter().flat_map(Route::targets).flat_map(of_target).collect();
+        let has_changed =
+            |cluster: &String| self.refusals.changed_at.get(cluster.as_str()).is_some_and(|at| *at > revision);
+        if clusters.iter().any(has_changed) {
             self.refusals.again.insert(name.clone());
         } else {
             for cluster in &clusters {
@@ -99,14 +118,18 @@ impl Publisher {
         own.or_else(|| clusters.iter().find_map(of_cluster)).unwrap_or("no Envoy took its route").to_owned()
     }
 
-    /// The endpoints of a set have changed: the names that nobody took, perhaps because of them.
-    pub(super) fn mended(&mut self, set: &PlacementSet) -> BTreeSet<Name> {
-        let clusters = self.clusters(set);
-        let mended = |cluster: &String| {
-            self.refusals.forget(&cluster::endpoints_key(cluster));
-            self.refusals.absolve(cluster)
-        };
-        clusters.iter().flat_map(mended).collect()
+    /// The endpoints of a set have changed.
+    pub(super) fn clusters_changed(&mut self, set: &PlacementSet) {
+        for cluster in self.clusters(set) {
+            self.refusals.changed(&cluster);
+        }
+    }
+
+    /// Publishes what nobody took and somebody may take now.
+    pub(super) fn publish_again(&mut self, out: &mut Publication) {
+        for name in std::mem::take(&mut self.refusals.again) {
+            self.translate(&name, out);
+        }
     }
 
     fn clusters(&self, set: &PlacementSet) -> Vec<String> {
