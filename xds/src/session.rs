@@ -399,6 +399,11 @@ impl Session {
             }
             Verdict::Hold => {
                 let since = self.held_since(lane, name, table);
+                // Refused as it was, and not told yet how it is now.
+                let now_is = self.current(lane.kind, name, table).map(|resource| resource.version());
+                if lane.quarantine.get(name).is_some_and(|refused| *refused != now_is) {
+                    self.pardons += u64::from(lane.release(name));
+                }
                 let was_stuck = lane.unhold(name);
                 let is_stuck = self.is_stuck(lane.kind, name, since, table, now);
                 let into = if is_stuck { &mut lane.stuck } else { &mut lane.held };

@@ -299,6 +299,11 @@ fn a_route_that_nobody_took_because_of_its_cluster_says_so_and_waits_anew_when_t
     let news = world.publisher.hear(Feedback::Applied { key: scope("iris"), revision: last }, Time(0));
     assert_eq!(news, Some(News::Applied { name: name("iris"), generation: Generation(1) }));
     assert_eq!(world.apply(vec![placed_at(&one, "10.0.0.4")], 0).0.gated, [], "it is not waited for twice");
+    // Nor when it was taken, leads elsewhere or is gone.
+    let (_, second) = world.apply(vec![route("iris", 2, &[&one])], 0);
+    world.publisher.hear(refused("iris", second), Time(0));
+    world.apply(vec![route("iris", 3, &[])], 0);
+    assert_eq!(world.apply(vec![placed_at(&one, "10.0.0.5")], 0).0.gated, []);
 }
 
 #[test]

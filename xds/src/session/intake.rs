@@ -33,6 +33,7 @@ impl Session {
                 Some(message) => self.nacked(lane, inflight, message),
             }
         }
+        let was_wildcard = lane.interest.is_wildcard();
         // Delta: a stale nonce says nothing about the subscriptions, they count all the same.
         let (moves, initial) = match request.ask {
             Ask::Sotw { names } => (lane.interest.sotw(names)?, Vec::new()),
@@ -51,6 +52,11 @@ impl Session {
             }
         }
         self.wish(lane, &moves, now);
+        if was_wildcard && !lane.interest.is_wildcard() {
+            // What is not asked for any more keeps nothing back.
+            self.progress += 1;
+            self.pardons += 1;
+        }
         if first {
             lane.cursor = table.revision();
         }

@@ -11,7 +11,7 @@ use prost::Message;
 
 use super::lane::{Awaited, Lane, Why};
 use super::{Session, Standing};
-use crate::resource::{Key, Kind, Name, Resource, Revision, Version, Visibility};
+use crate::resource::{Key, Kind, Name, Resource, Revision, Visibility};
 use crate::table::Table;
 use crate::time::Time;
 
@@ -132,17 +132,23 @@ impl Session {
         resource.required().iter().any(|key| !self.is_met(key, table, now) && !self.is_refused(key, table))
     }
 
-    /// Whether this client refused a requirement as it is now, or what that cannot be used without.
+    /// Whether this client refused a requirement as it is now, or what that cannot be used without, and has nothing of it
+    /// from before that would do.
     fn is_refused(&self, key: &Key, table: &Table) -> bool {
         let is = |kind: Kind| {
-            let Some(lane) = &self.lanes[kind.index()] else { return false };
-            let refused = lane.quarantine.get(&key.name);
-            let is_now = |version: &Option<Version>| {
-                *version == self.current(kind, &key.name, table).map(|resource| resource.version())
-            };
-            refused.is_some_and(is_now) || lane.stuck.contains_key(&key.name)
+            let lane = self.lanes[kind.index()].as_ref();
+            lane.and_then(|lane| lane.quarantine.get(&key.name)).is_some_and(|version| {
+                version.is_some() && *version == self.current(kind, &key.name, table).map(|resource| resource.version())
+            })
         };
-        is(key.kind) || (key.kind == Kind::Cluster && is(Kind::Endpoints))
+        match key.kind {
+            Kind::Cluster if !self.clusters.contains_key(&key.name) => is(Kind::Cluster),
+            Kind::Cluster => is(Kind::Endpoints) && !self.endpoints.contains(&key.name),
+            Kind::Endpoints | Kind::Listener | Kind::ScopedRoute | Kind::Route | Kind::Secret | Kind::Runtime => {
+                let lane = self.lanes[key.kind.index()].as_ref();
+                is(key.kind) || lane.is_some_and(|lane| lane.stuck.contains_key(&key.name))
+            }
+        }
     }
 
     pub(super) fn asks_endpoints(&self, name: &Name) -> bool {

@@ -86,6 +86,8 @@ struct World {
     last: BTreeMap<Kind, Nonce>,
     /// Nothing may be said about the order in SotW after a reconnect: the server does not know what the client has.
     strict: bool,
+    /// The server does not know what the client had before and lists in another version.
+    came_back: bool,
     /// Makes every body of a cluster a new one. A cluster that turns to what it was while the endpoints of the version
     /// between were lost with the stream, twice, waits for Envoy's fetch timeout; the server cannot know.
     made: u32,
@@ -113,6 +115,7 @@ impl World {
             wire: VecDeque::new(),
             last: BTreeMap::new(),
             strict: true,
+            came_back: false,
             made: 0,
         };
         world.table.apply(vec![Change::Put(resource(Listener, "http", "http"))]).unwrap();
@@ -225,6 +228,7 @@ impl World {
                 self.wire.clear();
                 self.last.clear();
                 self.session = session(self.mode);
+                self.came_back = true;
                 self.strict &= self.mode == Mode::Delta;
                 // Envoy has subscribed to the endpoints of every cluster it took in, sent or not.
                 self.asked_endpoints = self.client[&Cluster].keys().cloned().collect();
@@ -383,9 +387,12 @@ proptest! {
             for (name, wanted) in world.table_as_held(kind) {
                 let standing = world.session.standing(&Key { kind, name: name.clone() }, &world.table);
                 let scopes_cluster = Name::from(String::from_utf8_lossy(&wanted.1).into_owned());
+                // A cluster that was usable before it was refused still is.
+                let lacks = |kind: Kind| !world.has(kind, &scopes_cluster);
+                let is_usable = !world.came_back && world.usable.contains(&scopes_cluster);
                 let waits = kind == ScopedRoute
                     && world.table.live(Cluster, &scopes_cluster).is_some()
-                    && [Cluster, Endpoints].iter().any(|kind| !world.has(*kind, &scopes_cluster));
+                    && (lacks(Endpoints) || (lacks(Cluster) && !is_usable));
                 match standing {
                     xds::Standing::Applied(_) => prop_assert!(world.has(kind, &name), "{kind:?} {name}"),
                     xds::Standing::Rejected(_) => prop_assert!(wanted.1 == POISON.as_bytes() || waits, "{kind:?} {name}"),

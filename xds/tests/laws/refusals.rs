@@ -87,6 +87,45 @@ fn what_requires_refused_endpoints_counts_as_refused_until_they_change() {
     assert_eq!(peer.ack(Endpoints), ["ScopedRoute +wine"]);
 }
 
+/// The client goes on with the cluster as it had it.
+#[test]
+fn what_requires_an_older_cluster_that_is_there_is_not_stuck_when_a_newer_one_is_refused() {
+    let mut peer = in_sync(Mode::Delta);
+    let mut changes = vec![scope("wine", "b")];
+    changes.extend(cluster("b"));
+    assert_eq!(peer.apply(changes), ["Cluster +b"]);
+    assert_eq!(peer.ack(Cluster), NOTHING);
+    assert_eq!(peer.ask(Endpoints, &["b"]), ["Endpoints +b"]);
+    assert_eq!(peer.put(Cluster, "b", "worse"), ["Cluster +b"]);
+    assert_eq!(peer.nack(Cluster), NOTHING);
+    let wine = Key::new(ScopedRoute, "wine");
+    assert_eq!(peer.session.standing(&wine, &peer.table), Standing::Outstanding, "its endpoints are on their way");
+    assert_eq!(peer.ack(Endpoints), ["Endpoints +b"], "again, as after every cluster");
+    assert_eq!(peer.ack(Endpoints), ["ScopedRoute +wine"]);
+}
+
+#[test]
+fn what_requires_refused_endpoints_comes_when_there_are_to_be_none() {
+    let mut peer = in_sync(Mode::Delta);
+    let mut changes = vec![scope("wine", "b")];
+    changes.extend(cluster("b"));
+    assert_eq!(peer.apply(changes), ["Cluster +b"]);
+    assert_eq!(peer.ack(Cluster), NOTHING);
+    assert_eq!(peer.ask(Endpoints, &["b"]), ["Endpoints +b"]);
+    assert_eq!(peer.nack(Endpoints), NOTHING);
+    assert_eq!(peer.remove(Endpoints, "b"), ["ScopedRoute +wine"]);
+}
+
+#[test]
+fn what_a_client_asks_for_no_more_keeps_nothing_back_that_was_stuck() {
+    let mut peer = in_sync(Mode::Delta);
+    let mut changes = vec![scope("wine", "b")];
+    changes.extend(cluster("b"));
+    assert_eq!(peer.apply(changes), ["Cluster +b"]);
+    assert_eq!(peer.nack(Cluster), NOTHING);
+    assert!(peer.unsubscribe(Cluster, &["*"]).contains(&"ScopedRoute +wine".to_owned()));
+}
+
 /// A chain: what requires the scope is as far as the scope is.
 #[test]
 fn what_requires_something_stuck_is_stuck_too_and_a_first_answer_waits_for_neither() {

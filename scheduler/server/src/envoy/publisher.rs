@@ -278,6 +278,7 @@ impl Publisher {
         match feedback {
             Feedback::Applied { key, revision } => {
                 let (name, generation) = self.at(&key, revision)?;
+                self.refusals.unstick(&key.name);
                 Some(News::Applied { name, generation })
             }
             Feedback::Released { key, revision } => {
@@ -361,6 +362,7 @@ impl Publisher {
         let key = routed(&name);
         self.reroute(&key);
         self.redeclared.remove(&key);
+        self.refusals.unstick(&key);
         let published = self
             .names
             .entry(key.clone())

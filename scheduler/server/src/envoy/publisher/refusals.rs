@@ -18,8 +18,8 @@ pub(super) struct Refusals {
     texts: BTreeMap<Key, Refusal>,
     order: BTreeMap<u64, Key>,
     next: u64,
-    /// Names that nobody took, by the clusters that they lead to.
-    stuck: BTreeMap<Name, BTreeSet<Name>>,
+    /// Names that nobody took, with the clusters that they lead to.
+    stuck: BTreeMap<Name, Vec<String>>,
     /// When the endpoints of a cluster last changed.
     changed_at: BTreeMap<Name, Revision>,
     /// Clusters whose endpoints have changed and are not published yet.
@@ -63,8 +63,14 @@ impl Refusals {
     /// The endpoints of a cluster have changed.
     pub fn changed(&mut self, cluster: &str) {
         self.forget(&cluster::endpoints_key(cluster));
-        self.again.extend(self.stuck.remove(cluster).unwrap_or_default());
+        let leads = |clusters: &mut Vec<String>| clusters.iter().any(|other| other == cluster);
+        self.again.extend(self.stuck.extract_if(.., |_, clusters| leads(clusters)).map(|(name, _)| name));
         self.unconfirmed.push(Name::from(cluster));
+    }
+
+    /// The name leads elsewhere or is gone, or somebody took it.
+    pub fn unstick(&mut self, name: &Name) {
+        self.stuck.remove(name);
     }
 
     /// All changes so far are in the table.
@@ -76,7 +82,6 @@ impl Refusals {
     pub fn gone(&mut self, cluster: &str) {
         self.forget(&cluster::endpoints_key(cluster));
         self.forget(&cluster::key(cluster));
-        self.stuck.remove(cluster);
         self.changed_at.remove(cluster);
     }
 }
@@ -106,9 +111,7 @@ impl Publisher {
         if clusters.iter().any(has_changed) {
             self.refusals.again.insert(name.clone());
         } else {
-            for cluster in &clusters {
-                self.refusals.stuck.entry(Name::from(&**cluster)).or_default().insert(name.clone());
-            }
+            self.refusals.stuck.insert(name.clone(), clusters.clone());
         }
         let own = self.refusals.text(&scope::key(name.as_str()), Some(generation));
         let of_cluster = |name: &String| {
