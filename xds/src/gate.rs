@@ -266,7 +266,8 @@ impl Gate {
         self.streams.get(&id).map_or(Vec::new(), |stream| stream.waits.iter().cloned().collect())
     }
 
-    pub fn report(&mut self, id: StreamId, progress: Progress, standings: Vec<(Key, Standing)>) {
+    /// `judged_at`: the revision of the table that the standings are of.
+    pub fn report(&mut self, id: StreamId, progress: Progress, standings: Vec<(Key, Standing)>, judged_at: Revision) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         stream.progress = progress;
         if let Some((mark, _)) = stream.lagging
@@ -276,6 +277,10 @@ impl Gate {
         }
         for (key, standing) in standings {
             let Some(waiting) = self.waiting.get_mut(&key) else { continue };
+            // What is watched again unchanged may be taken now, because what it requires has changed.
+            if judged_at < waiting.revision {
+                continue;
+            }
             match standing {
                 Standing::Applied(revision) if revision >= waiting.at => waiting.acks += 1,
                 Standing::Rejected(revision) if revision >= waiting.at => waiting.refusals += 1,

@@ -410,7 +410,7 @@ impl Joined {
             }
             gate.outstanding(self.id)
         };
-        let (responses, standings, progress) = {
+        let (responses, standings, progress, judged_at) = {
             // Held until the cursors are written down: what was removed since a request was taken in would not be known.
             let table = self.shared.table();
             if let Some(request) = request {
@@ -434,7 +434,7 @@ impl Joined {
                 .filter(|(standing, _)| *standing != Standing::Outstanding)
                 .map(|(standing, key)| (key, standing))
                 .collect();
-            (responses, standings, self.record(&session))
+            (responses, standings, self.record(&session), table.revision())
         };
         let mut gate = self.shared.gate();
         for rejection in session.take_rejections() {
@@ -442,7 +442,7 @@ impl Joined {
             tracing::warn!(stream = self.id.0, %node, key = %rejection.key, error = %rejection.message, "resource refused");
             gate.reject(node, rejection);
         }
-        gate.report(self.id, progress, standings);
+        gate.report(self.id, progress, standings, judged_at);
         let news = gate.has_news();
         drop(gate);
         if news {

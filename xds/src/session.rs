@@ -13,7 +13,8 @@
 //! - *not asked for*: a requirement outside the stream's interest counts as met. A client that ACKed a cluster and
 //!   within `patience` did not ask for its endpoints is taken not to use them.
 //! - *break last*: clusters and endpoints go only when the stream has applied, of everything that may name them, the
-//!   table as it was after their removal.
+//!   table as it was after their removal. What the client refused, or is stuck, keeps nothing: one bad route would keep
+//!   all that is ever removed. Whoever removes what an older version needs waits for [`crate::Feedback::Released`].
 //! - *again*: whenever a cluster is sent its endpoints are sent, changed or not; Envoy warms the cluster until then.
 //! - *awaited*: a name that is made on demand is not said to be missing, and nothing else of its kind is said, until it
 //!   is in the table, was declined, or `patience` passed since it was asked for: a client that came back has it. In SotW
@@ -33,11 +34,11 @@ use std::time::Duration;
 
 use crate::demand::{OnDemand, Wish};
 use crate::message::{Mode, Node, Nonce, Request, Response, Tailor};
-use crate::resource::{Key, Kind, Name, Version, Visibility};
+use crate::resource::{Key, Kind, Name, Revision, Version, Visibility};
 use crate::subscription::TooManyNames;
 use crate::table::Table;
 use crate::time::Time;
-use lane::{Inflight, Items, Lane, Settles, Why};
+use lane::{Inflight, Items, Lane, Why};
 use puts::Puts;
 use readiness::Verdict;
 pub use status::{Behind, Counters, Delivery, KindStatus, Rejection, ResourceStatus, Standing};
@@ -174,7 +175,7 @@ impl Session {
             wildcard: lane.interest.is_wildcard(),
             names: lane.interest.names().len(),
             cursor: lane.cursor,
-            settled: lane.synced,
+            settled: lane.settled,
             in_flight: lane.inflight.as_ref().map_or(0, |inflight| inflight.items.len()),
             pending: lane.pending.len(),
             held: lane.held.len() + lane.stuck.len(),
@@ -247,7 +248,7 @@ impl Session {
         if revision > lane.cursor || lane.is_outstanding(&key.name) {
             return Standing::Outstanding;
         }
-        if lane.stuck.contains_key(&key.name) {
+        if lane.stuck.contains(&key.name) {
             return match self.is_stuck_still(key.kind, &key.name, table) {
                 true => Standing::Rejected(revision),
                 false => Standing::Outstanding,
@@ -278,7 +279,7 @@ impl Session {
             }
             self.leave_unsaid(lane, &mut batch);
         }
-        let mut settles = Settles::default();
+        let mut settles = None;
         if batch.len() == 0 {
             batch.is_rest = false;
             if lane.whole_since.is_none() && table.is_behind(lane.kind, lane.cursor) {
@@ -311,8 +312,8 @@ impl Session {
         }
     }
 
-    /// Collects what to send up to the limit.
-    fn gather(&mut self, lane: &mut Lane, batch: &mut Batch, table: &Table, now: Time) -> Settles {
+    /// Collects what to send up to the limit. Returns what the stream is in sync with then.
+    fn gather(&mut self, lane: &mut Lane, batch: &mut Batch, table: &Table, now: Time) -> Option<Revision> {
         let limit = lane.limit(self.mode);
         let mut seen: HashSet<Name> = HashSet::new();
         while batch.len() < limit
@@ -321,7 +322,7 @@ impl Session {
             self.consider(lane, batch, &name, Some(why), table, now);
             seen.insert(name);
         }
-        self.judge_again(lane, batch, &mut seen, table, now);
+        let is_judged = self.judge_again(lane, batch, &mut seen, table, now);
         let has_nothing = lane.whole_since.is_some() && lane.last_nonce.is_none();
         let mut cut = false;
         for (revision, name) in table.after(lane.kind, lane.cursor) {
@@ -342,25 +343,30 @@ impl Session {
         if !lane.held.is_empty() && lane.retry_at == Time::NEVER {
             lane.retry_at = self.next_patience(now);
         }
-        let is_all = !cut && lane.pending.is_empty();
-        let up_to = |is_there: bool| is_there.then_some(table.revision());
-        let synced = is_all && lane.held.is_empty();
-        Settles { synced: up_to(synced), settled: up_to(synced && lane.stuck.is_empty()) }
+        let is_all = !cut && is_judged && lane.pending.is_empty() && lane.held.is_empty();
+        is_all.then_some(table.revision())
     }
 
-    /// Considers what might not be sent so far, up to the limit of what may be sent at once.
-    fn judge_again(&mut self, lane: &mut Lane, batch: &mut Batch, seen: &mut HashSet<Name>, table: &Table, now: Time) {
+    /// Considers what might not be sent so far, up to the limit of what may be sent at once. Returns whether that was all.
+    fn judge_again(
+        &mut self,
+        lane: &mut Lane,
+        batch: &mut Batch,
+        seen: &mut HashSet<Name>,
+        table: &Table,
+        now: Time,
+    ) -> bool {
         let judged = (self.progress, table.head(Kind::Cluster), table.head(Kind::Endpoints));
         let pardons = self.pardons;
         // Removals depend on all that refers to them.
-        let all = lane.kind.is_referred_to();
+        let is_due = lane.kind.is_referred_to() || lane.judged != Some(judged) || now >= lane.retry_at;
         let mut names: Vec<Name> = Vec::new();
-        if !lane.held.is_empty() && (all || lane.judged != Some(judged) || now >= lane.retry_at) {
+        if !lane.held.is_empty() && is_due {
             names.extend(lane.held.keys().cloned());
             lane.retry_at = self.next_patience(now);
         }
-        if !lane.stuck.is_empty() && (all || lane.stuck_judged != Some(pardons)) {
-            names.extend(lane.stuck.keys().cloned());
+        if !lane.stuck.is_empty() && lane.stuck_judged != Some(pardons) {
+            names.extend(lane.stuck.iter().cloned());
         }
         let mut names = names.into_iter();
         while batch.len() < lane.limit(self.mode)
@@ -372,6 +378,7 @@ impl Session {
         }
         let is_all = names.len() == 0;
         (lane.judged, lane.stuck_judged) = (is_all.then_some(judged), is_all.then_some(pardons));
+        is_all
     }
 
     /// It is told now, whatever it was before.
@@ -405,9 +412,12 @@ impl Session {
                     self.pardons += u64::from(lane.release(name));
                 }
                 let was_stuck = lane.unhold(name);
-                let is_stuck = self.is_stuck(lane.kind, name, since, table, now);
-                let into = if is_stuck { &mut lane.stuck } else { &mut lane.held };
-                into.insert(name.clone(), since);
+                let is_stuck = self.is_stuck(lane.kind, name, table, now);
+                if is_stuck {
+                    lane.stuck.insert(name.clone());
+                } else {
+                    lane.held.insert(name.clone(), since);
+                }
                 // What requires this may be stuck from now on, or no more.
                 self.progress += u64::from(is_stuck && !was_stuck);
                 self.pardons += u64::from(was_stuck && !is_stuck);
@@ -416,7 +426,14 @@ impl Session {
         }
     }
 
-    fn send(&mut self, lane: &mut Lane, batch: Batch, is_first: bool, settles: Settles, table: &Table) -> Response {
+    fn send(
+        &mut self,
+        lane: &mut Lane,
+        batch: Batch,
+        is_first: bool,
+        settles: Option<Revision>,
+        table: &Table,
+    ) -> Response {
         self.nonce += 1;
         let nonce = Nonce(self.nonce);
         if lane.kind == Kind::Cluster {

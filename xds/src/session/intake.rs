@@ -44,7 +44,7 @@ impl Session {
             self.resumed_at.get_or_insert(now);
         }
         for name in &moves.dropped {
-            self.pardons += u64::from(lane.forget(name));
+            lane.forget(name);
             if lane.interest.is_wildcard() {
                 lane.answer_dropped(name)?;
             } else {
@@ -52,7 +52,7 @@ impl Session {
             }
         }
         self.wish(lane, &moves, now);
-        if was_wildcard && !lane.interest.is_wildcard() {
+        if !moves.dropped.is_empty() || (was_wildcard && !lane.interest.is_wildcard()) {
             // What is not asked for any more keeps nothing back.
             self.progress += 1;
             self.pardons += 1;

@@ -73,17 +73,11 @@ impl Items {
     }
 }
 
-/// How far a stream is, as [`Lane`] says it, once a response is ACKed or there is nothing to say.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Settles {
-    pub synced: Option<Revision>,
-    pub settled: Option<Revision>,
-}
-
 #[derive(Debug)]
 pub(super) struct Inflight {
     pub items: Items,
-    pub settles: Settles,
+    /// What the stream is in sync with once it is ACKed.
+    pub settles: Option<Revision>,
     /// SotW kinds whose responses are the full state: that state.
     pub state: BTreeMap<Name, Arc<Resource>>,
     /// The first answer of a wildcard, with everything.
@@ -117,8 +111,8 @@ pub(super) struct Lane {
     dropped_bytes: usize,
     /// What may not be sent yet, with the revision of the change.
     pub held: BTreeMap<Name, Revision>,
-    /// What may not be sent before something changes that this client refused, with the revision of its own change.
-    pub stuck: BTreeMap<Name, Revision>,
+    /// What may not be sent before something changes that this client refused.
+    pub stuck: BTreeSet<Name>,
     /// What this client refused, `None` for a refused removal. Not sent again until it changes.
     pub quarantine: BTreeMap<Name, Option<Version>>,
     /// What it said about some of them, for people.
@@ -131,9 +125,8 @@ pub(super) struct Lane {
     pub answer_owed: bool,
     /// The next answer is the first of a wildcard and has everything; asked for at this time.
     pub whole_since: Option<Time>,
-    /// The client has applied the table as it was at this revision, but for what it refused. `None` before the first sync.
-    pub synced: Option<Revision>,
-    /// The same without anything stuck: it uses nothing older.
+    /// The client has applied the table as it was at this revision, but for what it refused and what is stuck. `None`
+    /// before the first sync.
     pub settled: Option<Revision>,
     /// SotW, full state kinds: what the client has.
     pub state: BTreeMap<Name, Arc<Resource>>,
@@ -159,7 +152,7 @@ impl Lane {
             pending: BTreeMap::new(),
             dropped_bytes: 0,
             held: BTreeMap::new(),
-            stuck: BTreeMap::new(),
+            stuck: BTreeSet::new(),
             quarantine: BTreeMap::new(),
             reasons: BTreeMap::new(),
             bisect: VecDeque::new(),
@@ -167,7 +160,6 @@ impl Lane {
             last_nonce: None,
             answer_owed: false,
             whole_since: None,
-            synced: None,
             settled: None,
             state: BTreeMap::new(),
             judged: None,
@@ -218,21 +210,15 @@ impl Lane {
         Ok(())
     }
 
-    /// The change from which on it is not sent, if there is one.
-    pub fn held_since(&self, name: &Name) -> Option<Revision> {
-        self.held.get(name).or_else(|| self.stuck.get(name)).copied()
-    }
-
     /// Returns whether it was stuck.
     pub fn unhold(&mut self, name: &Name) -> bool {
         self.held.remove(name);
-        self.stuck.remove(name).is_some()
+        self.stuck.remove(name)
     }
 
-    /// There is nothing left to say up to this revision but what is stuck, if it may be said.
-    pub fn settle(&mut self, settles: Settles) {
-        self.synced = settles.synced.or(self.synced);
-        self.settled = settles.settled.or(self.settled);
+    /// There is nothing left to say up to this revision but what is stuck.
+    pub fn settle(&mut self, settles: Option<Revision>) {
+        self.settled = settles.or(self.settled);
     }
 
     /// It is refused until it changes.
@@ -249,11 +235,12 @@ impl Lane {
         self.quarantine.remove(name).is_some()
     }
 
-    /// Forgets a name that is not subscribed any more. Returns whether something may have been stuck because of it.
-    pub fn forget(&mut self, name: &Name) -> bool {
+    /// Forgets a name that is not subscribed any more. What was stuck because of it may be no more.
+    pub fn forget(&mut self, name: &Name) {
         self.pending.remove(name);
         self.awaited.remove(name);
         self.state.remove(name);
-        self.unhold(name) | self.release(name)
+        self.unhold(name);
+        self.release(name);
     }
 }

@@ -51,7 +51,7 @@ impl Session {
     pub(super) fn held_since(&self, lane: &Lane, name: &Name, table: &Table) -> Revision {
         match table.entry(lane.kind, name) {
             Some(entry) => entry.revision,
-            None => lane.held_since(name).unwrap_or(table.revision()),
+            None => lane.held.get(name).copied().unwrap_or(table.revision()),
         }
     }
 
@@ -113,18 +113,16 @@ impl Session {
         }
     }
 
-    /// Whether what is held waits for something that this client refused, or a removal for what waits so.
-    pub(super) fn is_stuck(&self, kind: Kind, name: &Name, since: Revision, table: &Table, now: Time) -> bool {
-        let Some(resource) = table.live(kind, name) else {
-            let is = |revision: Option<Revision>| revision.is_some_and(|revision| revision >= since);
-            return self.referring().all(|lane| is(lane.synced)) && !self.referring().all(|lane| is(lane.settled));
-        };
-        resource.required().iter().any(|key| self.is_refused(key, table) && !self.is_met(key, table, now))
+    /// Whether what is held waits for something that this client refused.
+    pub(super) fn is_stuck(&self, kind: Kind, name: &Name, table: &Table, now: Time) -> bool {
+        let is = |key: &Key| self.is_refused(key, table) && !self.is_met(key, table, now);
+        table.live(kind, name).is_some_and(|resource| resource.required().iter().any(is))
     }
 
     /// Whether the client refused what a stuck name waits for as that is now. The name may not have been judged since.
     pub(super) fn is_stuck_still(&self, kind: Kind, name: &Name, table: &Table) -> bool {
-        table.live(kind, name).is_none_or(|resource| resource.required().iter().any(|key| self.is_refused(key, table)))
+        let is = |key: &Key| self.is_refused(key, table);
+        table.live(kind, name).is_some_and(|resource| resource.required().iter().any(is))
     }
 
     /// Whether a resource waits for something that may still come.
@@ -136,17 +134,17 @@ impl Session {
     /// from before that would do.
     fn is_refused(&self, key: &Key, table: &Table) -> bool {
         let is = |kind: Kind| {
+            let Some(resource) = self.current(kind, &key.name, table) else { return false };
             let lane = self.lanes[kind.index()].as_ref();
-            lane.and_then(|lane| lane.quarantine.get(&key.name)).is_some_and(|version| {
-                version.is_some() && *version == self.current(kind, &key.name, table).map(|resource| resource.version())
-            })
+            let lane = lane.filter(|lane| lane.interest.wants(&key.name, resource.visibility()));
+            lane.is_some_and(|lane| lane.quarantine.get(&key.name) == Some(&Some(resource.version())))
         };
         match key.kind {
             Kind::Cluster if !self.clusters.contains_key(&key.name) => is(Kind::Cluster),
             Kind::Cluster => is(Kind::Endpoints) && !self.endpoints.contains(&key.name),
             Kind::Endpoints | Kind::Listener | Kind::ScopedRoute | Kind::Route | Kind::Secret | Kind::Runtime => {
                 let lane = self.lanes[key.kind.index()].as_ref();
-                is(key.kind) || lane.is_some_and(|lane| lane.stuck.contains_key(&key.name))
+                is(key.kind) || lane.is_some_and(|lane| lane.stuck.contains(&key.name))
             }
         }
     }

@@ -96,10 +96,9 @@ impl Session {
         let everything = table.iter(lane.kind).filter(|resource| resource.visibility() == Visibility::Wildcard);
         let everything = everything.filter(|_| lane.interest.is_wildcard()).map(|resource| resource.name().clone());
         // What is gone and not said yet is asked for, too.
-        let leaving =
-            [lane.pending.keys().collect::<Vec<_>>(), lane.held.keys().collect(), lane.stuck.keys().collect()].concat();
+        let leaving = lane.pending.keys().chain(lane.held.keys()).chain(&lane.stuck);
         let in_flight = lane.inflight.iter().flat_map(|inflight| inflight.items.iter()).map(|(name, _)| name);
-        let unsaid = leaving.into_iter().chain(in_flight).chain(lane.quarantine.keys()).cloned();
+        let unsaid = leaving.chain(in_flight).chain(lane.quarantine.keys()).cloned();
         let names: BTreeSet<Name> = everything.chain(lane.interest.names().iter().cloned()).chain(unsaid).collect();
         let status = |name: Name| ResourceStatus {
             resource: self.current(lane.kind, &name, table),
@@ -117,7 +116,13 @@ impl Session {
         let sent = lane.inflight.as_ref().and_then(|inflight| inflight.items.says(name, version));
         let is_behind = table.entry(lane.kind, name).is_some_and(|entry| entry.revision > lane.cursor);
         match sent {
-            _ if is_behind || lane.pending.contains_key(name) || lane.held_since(name).is_some() => Delivery::Waiting,
+            _ if is_behind
+                || lane.pending.contains_key(name)
+                || lane.stuck.contains(name)
+                || lane.held.contains_key(name) =>
+            {
+                Delivery::Waiting
+            }
             Some(true) => Delivery::Sent,
             Some(false) => Delivery::Waiting,
             None if lane.is_outstanding(name) => Delivery::Waiting,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use xds::Kind::{Cluster, ScopedRoute};
+use xds::Kind::{Cluster, Endpoints, ScopedRoute};
 use xds::{Change, Feedback, Gate, Key, Kind, Progress, Rejection, Revision, Standing, StreamId, Table, Time};
 
 use crate::peer::resource;
@@ -40,7 +40,7 @@ impl Bench {
     }
 
     fn report(&mut self, id: StreamId, standings: Vec<(Key, Standing)>) {
-        self.gate.report(id, self.progress(), standings);
+        self.gate.report(id, self.progress(), standings, self.table.revision());
         self.quiet();
     }
 
@@ -56,8 +56,12 @@ impl Bench {
         revision
     }
 
+    fn says(&mut self, id: StreamId, standing: Standing) {
+        self.gate.report(id, self.progress(), vec![(key(), standing)], self.table.revision());
+    }
+
     fn applied(&mut self, id: StreamId, revision: Revision) -> Vec<Feedback> {
-        self.gate.report(id, self.progress(), vec![(key(), Standing::Applied(revision))]);
+        self.says(id, Standing::Applied(revision));
         self.told()
     }
 
@@ -120,7 +124,7 @@ fn a_stream_in_its_first_sync_does_not_gate_but_holds_the_release() {
     bench.gate.connect(ONE, "a".into());
     let mut progress = bench.progress();
     progress[ScopedRoute as usize] = Some(None);
-    bench.gate.report(ONE, progress, vec![]);
+    bench.gate.report(ONE, progress, vec![], bench.table.revision());
     let revision = bench.change("1");
     assert_eq!(bench.told(), [applied(revision)]);
     assert_eq!(bench.applied(ONE, revision), [released(revision)]);
@@ -130,11 +134,11 @@ fn a_stream_in_its_first_sync_does_not_gate_but_holds_the_release() {
 fn a_stream_that_did_not_ask_for_the_kind_or_does_not_want_the_name_gates_nothing() {
     let mut bench = Bench::new();
     bench.gate.connect(ONE, "a".into());
-    bench.gate.report(ONE, [None; Kind::COUNT], vec![]);
+    bench.gate.report(ONE, [None; Kind::COUNT], vec![], bench.table.revision());
     bench.join(TWO, "b");
     let revision = bench.change("1");
     assert_eq!(bench.told(), []);
-    bench.gate.report(TWO, bench.progress(), vec![(key(), Standing::Foreign)]);
+    bench.says(TWO, Standing::Foreign);
     assert_eq!(bench.told(), [applied(revision), released(revision)]);
 }
 
@@ -188,9 +192,9 @@ fn a_client_that_is_back_in_sync_ends_the_wait_for_its_lost_stream() {
     bench.gate.connect(TWO, "a".into());
     let mut progress = bench.progress();
     progress[ScopedRoute as usize] = None;
-    bench.gate.report(TWO, progress, vec![]);
+    bench.gate.report(TWO, progress, vec![], bench.table.revision());
     assert_eq!(bench.told(), [], "it has not asked for routes yet");
-    bench.gate.report(TWO, bench.progress(), vec![]);
+    bench.gate.report(TWO, bench.progress(), vec![], bench.table.revision());
     assert_eq!(bench.told(), [released(revision)]);
 }
 
@@ -225,18 +229,33 @@ fn what_one_stream_refused_does_not_gate_and_what_all_refused_is_never_applied()
     bench.join(ONE, "a");
     bench.join(TWO, "b");
     let first = bench.change("1");
-    bench.gate.report(ONE, bench.progress(), vec![(key(), Standing::Rejected(first))]);
+    bench.says(ONE, Standing::Rejected(first));
     assert_eq!(bench.told(), []);
     assert_eq!(bench.applied(TWO, first), [applied(first), released(first)]);
     let second = bench.change("2");
-    bench.gate.report(ONE, bench.progress(), vec![(key(), Standing::Rejected(second))]);
+    bench.says(ONE, Standing::Rejected(second));
     assert_eq!(bench.told(), [], "the other one may apply it");
-    bench.gate.report(TWO, bench.progress(), vec![(key(), Standing::Rejected(second))]);
+    bench.says(TWO, Standing::Rejected(second));
     assert_eq!(bench.told(), [Feedback::Refused { key: key(), revision: second }]);
     assert_eq!(bench.pass(GRACE * 2), []);
     let third = bench.change("3");
     bench.applied(ONE, third);
     assert_eq!(bench.applied(TWO, third), [applied(third), released(third)]);
+}
+
+/// Its cluster changed, so it is waited for anew, and a stream tells what it found before that.
+#[test]
+fn a_refusal_of_what_was_before_does_not_count_for_what_is_waited_for_anew() {
+    let mut bench = Bench::new();
+    bench.join(ONE, "a");
+    let scope = bench.change("1");
+    let before = bench.table.revision();
+    let mended = bench.table.apply(vec![Change::Put(resource(Endpoints, "b", "better"))]).unwrap();
+    bench.gate.watch(key(), scope, mended, bench.now);
+    let progress = bench.progress();
+    bench.gate.report(ONE, progress, vec![(key(), Standing::Rejected(scope))], before);
+    assert_eq!(bench.told(), []);
+    assert_eq!(bench.applied(ONE, scope), [applied(mended), released(mended)]);
 }
 
 #[test]

@@ -401,6 +401,14 @@ proptest! {
                 }
             }
         }
+        // An answer that says everything cannot leave one out that is gone and one in that was refused: who came back keeps
+        // both.
+        let says_all = mode == Mode::Sotw && world.came_back;
+        for kind in [Cluster, Listener, ScopedRoute].into_iter().filter(|_| !says_all) {
+            let is_gone = |name: &Name| world.table.live(kind, name).is_none();
+            let left: Vec<&Name> = world.client[&kind].keys().filter(|name| is_gone(name)).collect();
+            prop_assert_eq!(left, Vec::<&Name>::new(), "{:?}: what is refused keeps nothing that is gone", kind);
+        }
         let revision = Some(world.table.revision());
         for status in world.session.status() {
             prop_assert_eq!((status.settled, status.pending), (revision, 0), "{:?}", status);
