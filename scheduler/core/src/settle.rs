@@ -234,7 +234,11 @@ impl Machine {
                 let here = (*number, ReplicaId { server: server.clone(), index: *index });
                 let in_route = own_routed.contains(&here);
                 if let (true, Some(message)) = (in_route, rejection) {
-                    assignment.apply(Input::RouteRejected, now).then(|| message.clone_into(&mut assignment.reason));
+                    assignment.apply(Input::RouteRejected, now);
+                    // It may have been refused before, for another reason.
+                    if assignment.lifecycle == Lifecycle::LoadedUnavailable && assignment.reason != message {
+                        message.clone_into(&mut assignment.reason);
+                    }
                 } else if in_route && applied {
                     assignment.apply(Input::RouteApplied, now);
                 } else if !routed.contains(&here) && released {

@@ -86,6 +86,13 @@ impl World {
         revision
     }
 
+    /// Says that every Envoy took it.
+    fn taken(&mut self, models: &[Key], revision: Revision) {
+        for key in models {
+            self.publisher.hear(Feedback::Applied { key: key.clone(), revision }, Time(0));
+        }
+    }
+
     /// What is in the table, by key.
     fn content(&self) -> BTreeMap<Key, Version> {
         Kind::ALL.iter().flat_map(|kind| self.table.iter(*kind)).map(|r| (r.key(), r.version())).collect()
@@ -177,9 +184,35 @@ fn unused_set_goes_after_the_grace() {
     world.apply(vec![route("iris", 3, &[&one])], 2_000);
     assert_eq!(world.content(), before);
 
-    world.apply(vec![route("iris", 4, &[]), gone(&one)], 3_000);
+    let (_, revision) = world.apply(vec![route("iris", 4, &[]), gone(&one)], 3_000);
+    world.taken(&[scope("iris")], revision);
     let removed = world.tick(3_000 + SET_GRACE_MS);
     assert_eq!(keys(&removed), [(Kind::Cluster, false), (Kind::Endpoints, false)]);
+    assert_eq!(world.publisher.due(), None);
+}
+
+/// All Envoys go on with the older version then, and the scheduler does not unload it.
+#[test]
+fn set_of_a_route_stays_until_what_replaced_it_was_taken() {
+    let (one, two, three) = (set(&[0]), set(&[1]), set(&[2]));
+    let mut world = World::new();
+    let (_, first) = world.apply(vec![placed(&one, false), route("iris", 1, &[&one])], 0);
+    world.taken(&[scope("iris")], first);
+    let before = world.content();
+    let (_, second) = world.apply(vec![placed(&two, false), route("iris", 2, &[&two]), gone(&one)], 0);
+    world.publisher.hear(Feedback::Refused { key: scope("iris"), revision: second }, Time(0));
+    // Nor is one that may have been taken by some forgotten for a third.
+    let (_, third) = world.apply(vec![placed(&three, false), route("iris", 3, &[&three]), gone(&two)], 0);
+    for hour in 1..3 {
+        assert!(world.tick(hour * 3_600_000).is_empty());
+    }
+    let still = world.content();
+    assert!(before.keys().all(|key| still.contains_key(key)), "{still:?}");
+    world.taken(&[scope("iris")], second);
+    assert!(world.tick(3 * 3_600_000).is_empty(), "one that is not the last");
+    world.taken(&[scope("iris")], third);
+    let gone = [(Kind::Cluster, false), (Kind::Endpoints, false)];
+    assert_eq!(keys(&world.tick(4 * 3_600_000)), [gone, gone].concat());
     assert_eq!(world.publisher.due(), None);
 }
 
@@ -319,8 +352,12 @@ fn a_pipeline_whose_gateways_are_refused_says_so_and_waits_anew_when_they_change
     let (_, revision) = world.apply(vec![at(9010), routed], 0);
     let endpoints = Key::new(Kind::Endpoints, "pipeline-gateways");
     let version = world.content().get(&endpoints).copied();
-    let (node, message) = ("envoy-0".to_owned(), "no".to_owned());
-    world.publisher.hear(Feedback::Rejected { key: endpoints, version, node, message }, Time(0));
+    // What was said last is why: others may have taken the cluster long ago.
+    let cluster = Key::new(Kind::Cluster, "pipeline-gateways");
+    for (key, message) in [(cluster, "an old one does not know it"), (endpoints, "no")] {
+        let (node, message) = ("envoy-0".to_owned(), message.to_owned());
+        world.publisher.hear(Feedback::Rejected { key, version, node, message }, Time(0));
+    }
     let news = world.publisher.hear(Feedback::Refused { key: key.clone(), revision }, Time(0));
     let message = "Envoy envoy-0 refused the endpoints of its cluster pipeline-gateways: no".to_owned();
     assert_eq!(news, Some(News::Rejected { name, generation: Generation(1), message }));
@@ -539,6 +576,8 @@ const MODELS: [&str; 3] = ["a", "b", "c"];
 enum Step {
     Lead(usize, Vec<usize>),
     Ports(usize, bool),
+    /// Every Envoy takes what was published last of a model.
+    Take(usize),
     Pass(u64),
 }
 
@@ -547,19 +586,33 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (0..MODELS.len(), prop::collection::btree_set(0..SETS.len(), 0..3))
             .prop_map(|(model, sets)| Step::Lead(model, sets.into_iter().collect())),
         1 => (0..SETS.len(), any::<bool>()).prop_map(|(set, two)| Step::Ports(set, two)),
+        2 => (0..MODELS.len()).prop_map(Step::Take),
         2 => (0..2 * SET_GRACE_MS).prop_map(Step::Pass),
     ]
 }
 
+/// The clusters that a set may have.
+fn clusters(set: &PlacementSet) -> BTreeSet<Key> {
+    let of = |two_ports: bool| {
+        let mut world = World::new();
+        world.apply(vec![placed(set, two_ports)], 0);
+        world.content().into_keys().filter(|key| key.kind == Kind::Cluster && key.name.as_str().starts_with("set-"))
+    };
+    of(false).chain(of(true)).collect()
+}
+
 proptest! {
-    /// No history leaves a reference without its end, and after the grace the table is what a new publisher would
-    /// have made of the present.
+    /// No history leaves a reference without its end, what was taken last of a name is there until something newer was,
+    /// and after the grace the table is what a new publisher would have made of the present.
     #[test]
     fn table_depends_on_the_present_only(steps in prop::collection::vec(step(), 0..40)) {
         let mut world = World::new();
         let mut now = 0;
         let mut ports = [false; SETS.len()];
         let mut routes: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        let mut taken = routes.clone();
+        let mut published: BTreeMap<Key, Revision> = BTreeMap::new();
+        let clusters = SETS.map(|indexes| clusters(&set(indexes)));
         let used = |routes: &BTreeMap<usize, Vec<usize>>| -> BTreeSet<usize> { routes.values().flatten().copied().collect() };
         let lead = |model: usize, generation, sets: &[usize]| {
             let sets: Vec<PlacementSet> = sets.iter().map(|index| set(SETS[*index])).collect();
@@ -575,12 +628,21 @@ proptest! {
                         after.difference(&before).map(|index| placed(&set(SETS[*index]), ports[*index])).collect();
                     changes.push(lead(model, generation, &sets));
                     changes.extend(before.difference(&after).map(|index| gone(&set(SETS[*index]))));
-                    world.apply(changes, now);
+                    let (publication, revision) = world.apply(changes, now);
+                    published.extend(publication.gated.into_iter().map(|key| (key, revision)));
                 }
                 Step::Ports(index, two) => {
                     ports[index] = two;
                     if used(&routes).contains(&index) {
-                        world.apply(vec![placed(&set(SETS[index]), two)], now);
+                        let (publication, revision) = world.apply(vec![placed(&set(SETS[index]), two)], now);
+                        published.extend(publication.gated.into_iter().map(|key| (key, revision)));
+                    }
+                }
+                Step::Take(model) => {
+                    let key = scope(MODELS[model]);
+                    if let (Some(revision), Some(sets)) = (published.get(&key), routes.get(&model)) {
+                        world.taken(&[key], *revision);
+                        taken.insert(model, sets.clone());
                     }
                 }
                 Step::Pass(milliseconds) => {
@@ -588,9 +650,16 @@ proptest! {
                     world.tick(now);
                 }
             }
+            let content = world.content();
+            for index in taken.values().flatten() {
+                prop_assert!(clusters[*index].iter().any(|key| content.contains_key(key)), "{:?}", SETS[*index]);
+            }
         }
         world.apply(Vec::new(), now);
+        published.into_iter().for_each(|(key, revision)| world.taken(&[key], revision));
+        // Those that were to go and were kept are due again.
         world.tick(now + SET_GRACE_MS);
+        world.tick(now + 2 * SET_GRACE_MS);
         let mut fresh = World::new();
         let mut changes: Vec<RouteChange> =
             used(&routes).iter().map(|index| placed(&set(SETS[*index]), ports[*index])).collect();

@@ -1,31 +1,29 @@
 //! What has been published, and which change of the table each change of a route is.
 //!
 //! No I/O: route changes in their order go in, changes of the table come out, and what the table's server says of its
-//! clients is translated back to names and generations. Unused clusters stay for a grace, so a set that comes back in
-//! time costs nothing.
+//! clients is translated back to names and generations.
 //!
-//! Invariants: a route's clusters are in the table as long as the route is; the first publication has the listener, the
+//! Invariants: a route's clusters are in the table as long as the route is, and until what replaced it was taken; the first publication has the listener, the
 //! server-wide scopes and everything it was given; work for a change does not depend on the number of names.
 
 mod clients;
 mod refusals;
+mod sets;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use domain::{Endpoint, Generation, PlacementSet, RoutableName, Route, Time};
+use domain::{Generation, PlacementSet, RoutableName, Route, Time};
 use scheduler_core::{Address, RouteChange};
 use xds::{Change, Feedback, Key, Kind, Name, Revision, Version};
 
-use super::cluster::{self, Door, Shape};
+use super::cluster::{Door, Shape};
 use super::demand::Demand;
 use super::mesh::Mesh;
 use super::settings::Settings;
 use super::{gateways, listener, scope};
 use refusals::Refusals;
-
-/// How long a cluster without routes stays: longer than a restart of a server or a roll-out takes to use it again, and
-/// than requests that are on their way to it usually take.
-pub const SET_GRACE_MS: u64 = 60_000;
+pub use sets::SET_GRACE_MS;
+use sets::Set;
 
 /// How long a new name may take to be served before Envoys are told that it is not: most are served sooner, and their
 /// routes need not wait for an answer to that.
@@ -104,19 +102,6 @@ pub enum News {
     },
 }
 
-/// A placement set whose clusters are in the table.
-#[derive(Debug)]
-struct Set {
-    shape: Shape,
-    endpoints: Vec<Endpoint>,
-    /// False when no route uses the set any more.
-    wanted: bool,
-    /// Its clusters in the table, with when they became unused.
-    clusters: BTreeMap<Door, Option<Time>>,
-    /// The names that lead to it.
-    users: BTreeSet<Name>,
-}
-
 /// A routable name and what is known of its scope.
 #[derive(Debug)]
 struct Published {
@@ -144,6 +129,8 @@ pub struct Publisher {
     names: BTreeMap<Name, Box<Published>>,
     /// Clusters to remove, by when.
     unused: BTreeSet<(Time, PlacementSet, Door)>,
+    /// The sets that older generations of a name lead to, as long as the present one was not taken.
+    older: BTreeMap<Name, BTreeSet<PlacementSet>>,
     mesh: Mesh,
     /// What every Envoy gets, until it is published.
     first: Option<Vec<Change>>,
@@ -176,6 +163,7 @@ impl Publisher {
             sets: BTreeMap::new(),
             names: BTreeMap::new(),
             unused: BTreeSet::new(),
+            older: BTreeMap::new(),
             mesh,
             first: Some(first),
             unconfirmed: BTreeSet::new(),
@@ -221,18 +209,7 @@ impl Publisher {
     #[must_use]
     pub fn tick(&mut self, now: Time) -> Publication {
         let mut out = Publication::default();
-        while let Some((due, set, door)) = self.unused.first().cloned().filter(|(due, ..)| *due <= now) {
-            self.unused.remove(&(due, set.clone(), door));
-            let Some(state) = self.sets.get_mut(&set) else { continue };
-            state.clusters.remove(&door);
-            let name = cluster::name(&set, door);
-            self.refusals.gone(&name);
-            out.changes.push(Change::Remove(cluster::key(&name)));
-            out.changes.push(Change::Remove(cluster::endpoints_key(&name)));
-            if state.clusters.is_empty() {
-                self.sets.remove(&set);
-            }
-        }
+        self.remove_unused(now, &mut out);
         for _ in 0..UNSERVED_AT_ONCE {
             let Some(entry) = self.coming.first_entry().filter(|entry| entry.key().0 <= now) else { break };
             let ((_, key), name) = entry.remove_entry();
@@ -279,6 +256,7 @@ impl Publisher {
             Feedback::Applied { key, revision } => {
                 let (name, generation) = self.at(&key, revision)?;
                 self.refusals.unstick(&key.name);
+                self.let_go(&key.name, generation);
                 Some(News::Applied { name, generation })
             }
             Feedback::Released { key, revision } => {
@@ -304,60 +282,6 @@ impl Publisher {
         }
     }
 
-    fn set(&mut self, set: PlacementSet, endpoints: Vec<Endpoint>, now: Time, out: &mut Publication) {
-        // Without any replica there is nothing to tell the shape by.
-        let known = self.sets.get(&set).map(|state| state.shape);
-        let shape = known.filter(|_| endpoints.is_empty()).unwrap_or_else(|| Shape::of(&endpoints));
-        let state = self.sets.entry(set.clone()).or_insert_with(|| Set::new(shape));
-        state.wanted = true;
-        let changed = state.endpoints != endpoints;
-        state.endpoints = endpoints;
-        let reshaped = std::mem::replace(&mut state.shape, shape) != shape;
-        let users: Vec<Name> = if reshaped { state.users.iter().cloned().collect() } else { Vec::new() };
-        if changed {
-            self.clusters_changed(&set);
-        }
-        self.settle(&set, now, out);
-        self.follow(&set);
-        for name in users {
-            self.translate(&name, out);
-        }
-    }
-
-    fn drop_set(&mut self, set: &PlacementSet, now: Time) {
-        let Some(state) = self.sets.get_mut(set) else { return };
-        if !state.users.is_empty() {
-            tracing::error!(%set, users = state.users.len(), "set was dropped while routes use it, it is kept");
-            return;
-        }
-        state.wanted = false;
-        self.settle(set, now, &mut Publication::default());
-    }
-
-    /// Brings a set's clusters in line with its shape: what is needed is published, what is not gets its time.
-    fn settle(&mut self, set: &PlacementSet, now: Time, out: &mut Publication) {
-        let Some(state) = self.sets.get_mut(set) else { return };
-        let needed: &[Door] = if state.wanted { state.shape.doors() } else { &[] };
-        for door in needed {
-            let name = cluster::name(set, *door);
-            match state.clusters.insert(*door, None) {
-                Some(Some(due)) => {
-                    self.unused.remove(&(due, set.clone(), *door));
-                }
-                Some(None) => {}
-                None => out.changes.push(Change::Put(cluster::resource(&name, *door, &self.settings))),
-            }
-            out.changes.push(Change::Put(cluster::endpoints(&name, *door, &state.endpoints)));
-        }
-        for (door, unused) in state.clusters.iter_mut().filter(|(door, _)| !needed.contains(door)) {
-            if unused.is_none() {
-                let due = now.after(SET_GRACE_MS);
-                *unused = Some(due);
-                self.unused.insert((due, set.clone(), *door));
-            }
-        }
-    }
-
     fn route(&mut self, name: RoutableName, generation: Generation, route: Option<Route>, out: &mut Publication) {
         let key = routed(&name);
         self.reroute(&key);
@@ -373,6 +297,8 @@ impl Publisher {
         for set in sets(before.as_ref()).filter(|set| !after.contains(set)) {
             if let Some(state) = self.sets.get_mut(set) {
                 state.users.remove(&key);
+                state.older_users.insert(key.clone());
+                self.older.entry(key.clone()).or_default().insert(set.clone());
             }
         }
         for set in after {
@@ -464,12 +390,6 @@ impl Published {
     /// Its route, if that goes anywhere.
     fn leads(&self) -> Option<&Route> {
         self.route.as_ref().filter(|route| !route.backends.is_empty())
-    }
-}
-
-impl Set {
-    fn new(shape: Shape) -> Self {
-        Set { shape, endpoints: Vec::new(), wanted: true, clusters: BTreeMap::new(), users: BTreeSet::new() }
     }
 }
 

@@ -62,7 +62,7 @@ enum Order {
     HoldRoutes,
     Release,
     Refuse(String),
-    RefuseEndpoints(bool),
+    RefuseEndpoints(Option<&'static str>),
 }
 
 struct Client {
@@ -72,7 +72,7 @@ struct Client {
     holds: bool,
     held: Vec<DeltaDiscoveryResponse>,
     refuses: Option<String>,
-    refuses_endpoints: bool,
+    refuses_endpoints: Option<&'static str>,
 }
 
 impl Envoy {
@@ -101,7 +101,7 @@ impl Envoy {
         let (orders, mut inbox) = mpsc::unbounded_channel();
         let asked = BTreeSet::new();
         let mut client =
-            Client { requests, tell, asked, holds: false, held: Vec::new(), refuses: None, refuses_endpoints: false };
+            Client { requests, tell, asked, holds: false, held: Vec::new(), refuses: None, refuses_endpoints: None };
         client.begin(node).await;
         let mut service = AggregatedDiscoveryServiceClient::new(channel(world.xds)).max_decoding_message_size(1 << 30);
         let responses = service.delta_aggregated_resources(ReceiverStream::new(outgoing)).await;
@@ -140,8 +140,8 @@ impl Envoy {
     }
 
     /// Refuses all endpoints, or does no more.
-    pub fn refuse_endpoints(&self, refuses: bool) {
-        self.orders.send(Order::RefuseEndpoints(refuses)).expect("it is connected");
+    pub fn refuse_endpoints(&self, saying: Option<&'static str>) {
+        self.orders.send(Order::RefuseEndpoints(saying)).expect("it is connected");
     }
 
     pub async fn until(&self, what: &str, holds: impl Fn(&Seen) -> bool) -> Seen {
@@ -272,7 +272,7 @@ impl Client {
         match order {
             Order::HoldRoutes => self.holds = true,
             Order::Refuse(name) => self.refuses = Some(name),
-            Order::RefuseEndpoints(refuses) => self.refuses_endpoints = refuses,
+            Order::RefuseEndpoints(saying) => self.refuses_endpoints = saying,
             Order::Release => {
                 self.holds = false;
                 for response in std::mem::take(&mut self.held) {
@@ -290,11 +290,11 @@ impl Client {
             seen.received.extend(names.map(|name| format!("{kind} {name}")));
         });
         let is_refused = |name: &String| self.refuses.as_ref() == Some(name);
-        let refuses_endpoints = self.refuses_endpoints && response.type_url == ENDPOINTS;
-        let refused =
-            refuses_endpoints || is_scopes && response.resources.iter().any(|resource| is_refused(&resource.name));
+        let refuses_scopes = is_scopes && response.resources.iter().any(|resource| is_refused(&resource.name));
+        let of_endpoints = self.refuses_endpoints.filter(|_| response.type_url == ENDPOINTS);
+        let refused = of_endpoints.or(refuses_scopes.then_some("no such thing"));
         let is_held = is_scopes && self.holds && !self.tell.borrow().leaves_all_unserved(&response);
-        if is_scopes && (is_held || refused) {
+        if is_scopes && (is_held || refused.is_some()) {
             self.tell.send_modify(|seen| {
                 for resource in &response.resources {
                     let body = resource.resource.as_ref().map(|any| any.value.as_slice()).unwrap_or_default();
@@ -303,8 +303,8 @@ impl Client {
                 seen.offered.extend(response.removed_resources.iter().map(|name| (name.clone(), None)));
             });
         }
-        if refused {
-            let why = ErrorDetail { code: 3, message: "no such thing".to_owned(), ..ErrorDetail::default() };
+        if let Some(message) = refused {
+            let why = ErrorDetail { code: 3, message: message.to_owned(), ..ErrorDetail::default() };
             let (type_url, response_nonce) = (response.type_url, response.nonce);
             let request = DeltaDiscoveryRequest {
                 type_url,

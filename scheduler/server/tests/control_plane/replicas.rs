@@ -245,7 +245,7 @@ async fn refused_route_leaves_the_replica_loaded_and_says_why() {
 async fn models_whose_cluster_is_refused_say_why_and_come_when_the_cluster_changes() {
     let world = World::start().await;
     let envoy = Envoy::start(&world, "first").await;
-    envoy.refuse_endpoints(true);
+    envoy.refuse_endpoints(Some("no such address"));
     let agent = Identity::of("onnx", 0).subscribe(&world).await;
     for model in ["iris", "wine"] {
         world.load(&Draft::of(model)).await.unwrap();
@@ -253,12 +253,17 @@ async fn models_whose_cluster_is_refused_say_why_and_come_when_the_cluster_chang
         assert_eq!(replicas(&status), [(0, Replica::LoadedUnavailable)]);
         let reason = reason_of(&status);
         assert!(
-            reason.contains("first") && reason.contains("endpoints") && reason.contains("no such thing"),
+            reason.contains("first") && reason.contains("endpoints") && reason.contains("no such address"),
             "{reason}"
         );
     }
-    envoy.refuse_endpoints(false);
-    let _agent = agent.disconnect().at(11_000).subscribe(&world).await;
+    envoy.refuse_endpoints(Some("nor this one"));
+    let agent = agent.disconnect().at(11_000).subscribe(&world).await;
+    for model in ["iris", "wine"] {
+        world.until_model(model, "it says why now", |status| reason_of(status).contains("nor this one")).await;
+    }
+    envoy.refuse_endpoints(None);
+    let _agent = agent.disconnect().at(12_000).subscribe(&world).await;
     for model in ["iris", "wine"] {
         world.until_state(model, 1, ModelState::ModelAvailable).await;
         envoy.until_shares(model, &[(&format!("{model}_1"), 100)]).await;

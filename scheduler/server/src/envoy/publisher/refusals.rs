@@ -19,7 +19,9 @@ pub(super) struct Refusals {
     order: BTreeMap<u64, Key>,
     next: u64,
     /// Names that nobody took, with the clusters that they lead to.
-    stuck: BTreeMap<Name, Vec<String>>,
+    stuck: BTreeMap<Name, BTreeSet<Name>>,
+    /// The same, by cluster.
+    stuck_on: BTreeMap<Name, BTreeSet<Name>>,
     /// When the endpoints of a cluster last changed.
     changed_at: BTreeMap<Name, Revision>,
     /// Clusters whose endpoints have changed and are not published yet.
@@ -50,8 +52,8 @@ impl Refusals {
         self.texts.insert(key.clone(), Refusal { turn, generation, text });
     }
 
-    fn text(&self, key: &Key, generation: Option<Generation>) -> Option<&str> {
-        self.texts.get(key).filter(|refusal| refusal.generation == generation).map(|refusal| &*refusal.text)
+    fn get(&self, key: &Key, generation: Option<Generation>) -> Option<&Refusal> {
+        self.texts.get(key).filter(|refusal| refusal.generation == generation)
     }
 
     pub fn forget(&mut self, key: &Key) {
@@ -63,14 +65,32 @@ impl Refusals {
     /// The endpoints of a cluster have changed.
     pub fn changed(&mut self, cluster: &str) {
         self.forget(&cluster::endpoints_key(cluster));
-        let leads = |clusters: &mut Vec<String>| clusters.iter().any(|other| other == cluster);
-        self.again.extend(self.stuck.extract_if(.., |_, clusters| leads(clusters)).map(|(name, _)| name));
+        for name in self.stuck_on.get(cluster).cloned().unwrap_or_default() {
+            self.unstick(&name);
+            self.again.insert(name);
+        }
         self.unconfirmed.push(Name::from(cluster));
+    }
+
+    /// Nobody took the name, and nobody will before one of these clusters changes.
+    fn stick(&mut self, name: &Name, clusters: BTreeSet<Name>) {
+        self.unstick(name);
+        for cluster in &clusters {
+            self.stuck_on.entry(cluster.clone()).or_default().insert(name.clone());
+        }
+        self.stuck.insert(name.clone(), clusters);
     }
 
     /// The name leads elsewhere or is gone, or somebody took it.
     pub fn unstick(&mut self, name: &Name) {
-        self.stuck.remove(name);
+        for cluster in self.stuck.remove(name).unwrap_or_default() {
+            if let Some(names) = self.stuck_on.get_mut(&cluster) {
+                names.remove(name);
+                if names.is_empty() {
+                    self.stuck_on.remove(&cluster);
+                }
+            }
+        }
     }
 
     /// All changes so far are in the table.
@@ -105,20 +125,23 @@ impl Publisher {
             Target::Model { set, .. } => self.clusters(set),
             Target::Pipeline(_) => vec![gateways::CLUSTER.to_owned()],
         };
-        let clusters: Vec<String> = route.into_iter().flat_map(Route::targets).flat_map(of_target).collect();
-        let has_changed =
-            |cluster: &String| self.refusals.changed_at.get(cluster.as_str()).is_some_and(|at| *at > revision);
+        let clusters = route.into_iter().flat_map(Route::targets).flat_map(of_target).map(Name::from);
+        let clusters: BTreeSet<Name> = clusters.collect();
+        let own = self.refusals.get(&scope::key(name.as_str()), Some(generation));
+        let of_cluster = |cluster: &Name| {
+            let keys = [cluster::key(cluster.as_str()), cluster::endpoints_key(cluster.as_str())];
+            keys.map(|key| self.refusals.get(&key, None)).into_iter().flatten()
+        };
+        // What was said last is why; others may have taken long ago what was said of before.
+        let last = own.into_iter().chain(clusters.iter().flat_map(of_cluster)).max_by_key(|refusal| refusal.turn);
+        let why = last.map_or("no Envoy took its route", |refusal| &refusal.text).to_owned();
+        let has_changed = |cluster: &Name| self.refusals.changed_at.get(cluster).is_some_and(|at| *at > revision);
         if clusters.iter().any(has_changed) {
             self.refusals.again.insert(name.clone());
         } else {
-            self.refusals.stuck.insert(name.clone(), clusters.clone());
+            self.refusals.stick(name, clusters);
         }
-        let own = self.refusals.text(&scope::key(name.as_str()), Some(generation));
-        let of_cluster = |name: &String| {
-            let keys = [cluster::key(name), cluster::endpoints_key(name)];
-            keys.iter().find_map(|key| self.refusals.text(key, None))
-        };
-        own.or_else(|| clusters.iter().find_map(of_cluster)).unwrap_or("no Envoy took its route").to_owned()
+        why
     }
 
     /// The endpoints of a set have changed.
@@ -149,6 +172,10 @@ mod tests {
         scope::key(name)
     }
 
+    fn text<'a>(refusals: &'a Refusals, key: &Key, generation: Option<Generation>) -> Option<&'a str> {
+        refusals.get(key, generation).map(|refusal| &*refusal.text)
+    }
+
     fn numbered(number: usize) -> Key {
         key(&format!("m{number}"))
     }
@@ -166,13 +193,13 @@ mod tests {
         refusals.insert(&newest, first, "newest".to_owned());
         refusals.insert(&numbered(REFUSALS_MAX), first, "one more".to_owned());
         assert_eq!((refusals.texts.len(), refusals.order.len()), (REFUSALS_MAX, REFUSALS_MAX));
-        assert_eq!(refusals.text(&newest, first), Some("newest"));
-        assert_eq!(refusals.text(&numbered(0), second), Some("again"), "it was refused anew");
-        assert_eq!(refusals.text(&numbered(1), first), None, "the oldest");
-        assert_eq!(refusals.text(&numbered(2), first), None, "the next");
-        assert_eq!(refusals.text(&numbered(3), second), None, "of another generation");
+        assert_eq!(text(&refusals, &newest, first), Some("newest"));
+        assert_eq!(text(&refusals, &numbered(0), second), Some("again"), "it was refused anew");
+        assert_eq!(text(&refusals, &numbered(1), first), None, "the oldest");
+        assert_eq!(text(&refusals, &numbered(2), first), None, "the next");
+        assert_eq!(text(&refusals, &numbered(3), second), None, "of another generation");
         refusals.forget(&numbered(4));
-        assert_eq!(refusals.text(&numbered(4), first), None);
+        assert_eq!(text(&refusals, &numbered(4), first), None);
         assert_eq!(refusals.texts.len(), refusals.order.len());
     }
 }
