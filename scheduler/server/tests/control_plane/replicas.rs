@@ -270,6 +270,28 @@ async fn models_whose_cluster_is_refused_say_why_and_come_when_the_cluster_chang
     }
 }
 
+#[tokio::test]
+async fn a_version_that_envoys_refuse_leaves_the_older_one_serving() {
+    let world = World::start().await;
+    let envoy = Envoy::start(&world, "first").await;
+    let older = Identity::of("onnx", 0).subscribe(&world).await;
+    let newer = Identity::of("triton", 0).subscribe(&world).await;
+    world.load(&Draft::of("iris").server("onnx")).await.unwrap();
+    world.until_state("iris", 1, ModelState::ModelAvailable).await;
+    envoy.refuse_endpoints(Some("no such address"));
+    world.load(&Draft::of("iris").server("triton").uri("/models/other")).await.unwrap();
+    world.until_model("iris", "it says why", |status| reason_of(status).contains("no such address")).await;
+    // Whatever the older one would be told, it would have been told before this.
+    envoy.refuse_endpoints(None);
+    world.load(&Draft::of("sentinel").server("onnx")).await.unwrap();
+    world.until_state("sentinel", 1, ModelState::ModelAvailable).await;
+    assert!(!older.commands().iter().any(|command| command.starts_with("unload")), "{:?}", older.commands());
+    assert_eq!(envoy.now().shares("iris"), Some([("iris_1".to_owned(), 100)].into()));
+    let _newer = newer.disconnect().at(11_000).subscribe(&world).await;
+    world.until_state("iris", 2, ModelState::ModelAvailable).await;
+    older.told("unload iris 1").await;
+}
+
 /// Whoever connects to the port may refuse; a model that another Envoy serves is not failed by that.
 #[tokio::test]
 async fn a_route_that_one_of_two_envoys_refuses_is_available_by_the_other() {
