@@ -339,6 +339,37 @@ fn a_route_that_nobody_took_because_of_its_cluster_says_so_and_waits_anew_when_t
     assert_eq!(world.apply(vec![placed_at(&one, "10.0.0.5")], 0).0.gated, []);
 }
 
+/// The ones that refused it may be gone, and others take it.
+#[test]
+fn what_nobody_took_waits_anew_when_envoys_have_come_or_gone() {
+    let one = set(&[0]);
+    let mut world = World::new();
+    let (_, revision) = world.apply(vec![placed(&one, false), route("iris", 1, &[&one]), route("wine", 1, &[&one])], 0);
+    let connected = |world: &mut World, now| world.publisher.hear(Feedback::Connected { streams: 1 }, Time(now));
+    connected(&mut world, 0);
+    assert_eq!(world.publisher.due(), None, "nothing was refused");
+    world.taken(&[scope("wine")], revision);
+    world.publisher.hear(Feedback::Refused { key: scope("iris"), revision }, Time(0));
+    for round in 1..20 {
+        let now = round * 60_000;
+        assert_eq!(world.publisher.due(), None, "it was asked about");
+        // One that comes and goes in a loop.
+        for moment in 0..1_000 {
+            connected(&mut world, now + moment);
+        }
+        assert_eq!(world.publisher.due(), Some(Time(now + 10_000)));
+        assert!(world.tick(now + 9_999).is_empty());
+        let again = world.publisher.tick(Time(now + 10_000));
+        assert_eq!(again.gated, [scope("iris")]);
+        let revision = world.publish(&again);
+        let news = world.publisher.hear(Feedback::Refused { key: scope("iris"), revision }, Time(now));
+        assert!(matches!(news, Some(News::Rejected { .. })), "{news:?}");
+    }
+    connected(&mut world, 0);
+    world.apply(vec![route("iris", 2, &[])], 0);
+    assert_eq!(world.tick(10_000).gated, [], "it leads nowhere any more");
+}
+
 #[test]
 fn a_pipeline_whose_gateways_are_refused_says_so_and_waits_anew_when_they_change() {
     let pipeline = PipelineName::parse("flowers").expect("a name");

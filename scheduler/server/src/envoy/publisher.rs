@@ -205,7 +205,8 @@ impl Publisher {
         out
     }
 
-    /// Removes clusters that have been unused for the grace, and tells of names that nobody has served in time.
+    /// Removes clusters that have been unused for the grace, tells of names that nobody has served in time, and asks anew about
+    /// what nobody took.
     #[must_use]
     pub fn tick(&mut self, now: Time) -> Publication {
         let mut out = Publication::default();
@@ -217,6 +218,7 @@ impl Publisher {
                 out.changes.push(Change::Put(scope::unserved(&name).sharing(&key)));
             }
         }
+        self.ask_anew(now);
         self.publish_again(&mut out);
         let (gone, released) = self.demand.due(now);
         for name in gone {
@@ -235,7 +237,8 @@ impl Publisher {
     #[must_use]
     pub fn due(&self) -> Option<Time> {
         let coming = self.coming.first_key_value().map(|((due, _), _)| *due);
-        self.unused.first().map(|(due, ..)| *due).into_iter().chain(self.demand.next()).chain(coming).min()
+        let unused = self.unused.first().map(|(due, ..)| *due);
+        [unused, coming, self.demand.next(), self.refusals.due()].into_iter().flatten().min()
     }
 
     /// Says that everything handed out so far is in the table, at this revision.
@@ -244,6 +247,8 @@ impl Publisher {
         self.demand.published(revision);
         for name in std::mem::take(&mut self.unconfirmed) {
             let Some(published) = self.names.get_mut(&name) else { continue };
+            // What is published anew unchanged is told of as the newer.
+            published.sent.retain(|sent| sent.revision != Some(revision));
             for sent in published.sent.iter_mut().filter(|sent| sent.revision.is_none()) {
                 sent.revision = Some(revision);
             }
@@ -277,7 +282,10 @@ impl Publisher {
                 let message = self.why_refused(&key.name, generation, revision);
                 Some(News::Rejected { name, generation, message })
             }
-            Feedback::Connected { streams } => Some(News::Connected { streams }),
+            Feedback::Connected { streams } => {
+                self.refusals.envoys_changed(now);
+                Some(News::Connected { streams })
+            }
             Feedback::Wanted { .. } | Feedback::Unwanted { .. } => None,
         }
     }

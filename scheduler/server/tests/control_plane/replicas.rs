@@ -271,6 +271,20 @@ async fn models_whose_cluster_is_refused_say_why_and_come_when_the_cluster_chang
 }
 
 #[tokio::test]
+async fn a_model_that_one_envoy_refused_is_available_by_the_one_that_comes_after_it() {
+    let world = World::start().await;
+    let first = Envoy::start(&world, "first").await;
+    first.refuse_endpoints(Some("no such address"));
+    let _agent = Identity::of("onnx", 0).subscribe(&world).await;
+    world.load(&Draft::of("iris")).await.unwrap();
+    world.until_state("iris", 1, ModelState::ModelFailed).await;
+    drop(first);
+    let second = Envoy::start(&world, "second").await;
+    second.until_shares("iris", &[("iris_1", 100)]).await;
+    world.until_state("iris", 1, ModelState::ModelAvailable).await;
+}
+
+#[tokio::test]
 async fn a_version_that_envoys_refuse_leaves_the_older_one_serving() {
     let world = World::start().await;
     let envoy = Envoy::start(&world, "first").await;
