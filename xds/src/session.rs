@@ -13,8 +13,8 @@
 //! - *not asked for*: a requirement outside the stream's interest counts as met. A client that ACKed a cluster and
 //!   within `patience` did not ask for its endpoints is taken not to use them.
 //! - *break last*: clusters and endpoints go only when the stream has applied, of everything that may name them, the
-//!   table as it was after their removal. What the client refused, or is stuck, keeps nothing: one bad route would keep
-//!   all that is ever removed. Whoever removes what an older version needs waits for [`crate::Feedback::Released`].
+//!   table as it was after their removal. A client that refused any of that goes on with what it had before, so as long
+//!   as it does, what is removed is kept for it; but only the first of it, because one bad route might keep all for ever.
 //! - *again*: whenever a cluster is sent its endpoints are sent, changed or not; Envoy warms the cluster until then.
 //! - *awaited*: a name that is made on demand is not said to be missing, and nothing else of its kind is said, until it
 //!   is in the table, was declined, or `patience` passed since it was asked for: a client that came back has it. In SotW
@@ -34,11 +34,11 @@ use std::time::Duration;
 
 use crate::demand::{OnDemand, Wish};
 use crate::message::{Mode, Node, Nonce, Request, Response, Tailor};
-use crate::resource::{Key, Kind, Name, Revision, Version, Visibility};
+use crate::resource::{Key, Kind, Name, Version, Visibility};
 use crate::subscription::TooManyNames;
 use crate::table::Table;
 use crate::time::Time;
-use lane::{Inflight, Items, Lane, Why};
+use lane::{Inflight, Items, Lane, Settles, Why};
 use puts::Puts;
 use readiness::Verdict;
 pub use status::{Behind, Counters, Delivery, KindStatus, Rejection, ResourceStatus, Standing};
@@ -175,7 +175,7 @@ impl Session {
             wildcard: lane.interest.is_wildcard(),
             names: lane.interest.names().len(),
             cursor: lane.cursor,
-            settled: lane.settled,
+            settled: lane.synced,
             in_flight: lane.inflight.as_ref().map_or(0, |inflight| inflight.items.len()),
             pending: lane.pending.len(),
             held: lane.held.len() + lane.stuck.len(),
@@ -248,7 +248,7 @@ impl Session {
         if revision > lane.cursor || lane.is_outstanding(&key.name) {
             return Standing::Outstanding;
         }
-        if lane.stuck.contains(&key.name) {
+        if lane.stuck.contains_key(&key.name) {
             return match self.is_stuck_still(key.kind, &key.name, table) {
                 true => Standing::Rejected(revision),
                 false => Standing::Outstanding,
@@ -279,7 +279,7 @@ impl Session {
             }
             self.leave_unsaid(lane, &mut batch);
         }
-        let mut settles = None;
+        let mut settles = Settles::default();
         if batch.len() == 0 {
             batch.is_rest = false;
             if lane.whole_since.is_none() && table.is_behind(lane.kind, lane.cursor) {
@@ -312,8 +312,8 @@ impl Session {
         }
     }
 
-    /// Collects what to send up to the limit. Returns what the stream is in sync with then.
-    fn gather(&mut self, lane: &mut Lane, batch: &mut Batch, table: &Table, now: Time) -> Option<Revision> {
+    /// Collects what to send up to the limit.
+    fn gather(&mut self, lane: &mut Lane, batch: &mut Batch, table: &Table, now: Time) -> Settles {
         let limit = lane.limit(self.mode);
         let mut seen: HashSet<Name> = HashSet::new();
         while batch.len() < limit
@@ -344,7 +344,8 @@ impl Session {
             lane.retry_at = self.next_patience(now);
         }
         let is_all = !cut && is_judged && lane.pending.is_empty() && lane.held.is_empty();
-        is_all.then_some(table.revision())
+        let up_to = |is_there: bool| is_there.then_some(table.revision());
+        Settles { synced: up_to(is_all), settled: up_to(is_all && lane.stuck.is_empty() && lane.quarantine.is_empty()) }
     }
 
     /// Considers what might not be sent so far, up to the limit of what may be sent at once. Returns whether that was all.
@@ -357,7 +358,8 @@ impl Session {
         now: Time,
     ) -> bool {
         let judged = (self.progress, table.head(Kind::Cluster), table.head(Kind::Endpoints));
-        let pardons = self.pardons;
+        // Removals that are kept depend on how far all is that refers to them.
+        let pardons = (self.pardons, self.settled().filter(|_| lane.kind.is_referred_to()));
         // Removals depend on all that refers to them.
         let is_due = lane.kind.is_referred_to() || lane.judged != Some(judged) || now >= lane.retry_at;
         let mut names: Vec<Name> = Vec::new();
@@ -366,7 +368,7 @@ impl Session {
             lane.retry_at = self.next_patience(now);
         }
         if !lane.stuck.is_empty() && lane.stuck_judged != Some(pardons) {
-            names.extend(lane.stuck.iter().cloned());
+            names.extend(lane.stuck.keys().cloned());
         }
         let mut names = names.into_iter();
         while batch.len() < lane.limit(self.mode)
@@ -412,12 +414,9 @@ impl Session {
                     self.pardons += u64::from(lane.release(name));
                 }
                 let was_stuck = lane.unhold(name);
-                let is_stuck = self.is_stuck(lane.kind, name, table, now);
-                if is_stuck {
-                    lane.stuck.insert(name.clone());
-                } else {
-                    lane.held.insert(name.clone(), since);
-                }
+                let is_stuck = self.is_stuck(lane.kind, name, since, table, now);
+                let into = if is_stuck { &mut lane.stuck } else { &mut lane.held };
+                into.insert(name.clone(), since);
                 // What requires this may be stuck from now on, or no more.
                 self.progress += u64::from(is_stuck && !was_stuck);
                 self.pardons += u64::from(was_stuck && !is_stuck);
@@ -426,14 +425,7 @@ impl Session {
         }
     }
 
-    fn send(
-        &mut self,
-        lane: &mut Lane,
-        batch: Batch,
-        is_first: bool,
-        settles: Option<Revision>,
-        table: &Table,
-    ) -> Response {
+    fn send(&mut self, lane: &mut Lane, batch: Batch, is_first: bool, settles: Settles, table: &Table) -> Response {
         self.nonce += 1;
         let nonce = Nonce(self.nonce);
         if lane.kind == Kind::Cluster {

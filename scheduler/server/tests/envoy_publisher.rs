@@ -86,13 +86,6 @@ impl World {
         revision
     }
 
-    /// Says that every Envoy took it.
-    fn taken(&mut self, models: &[Key], revision: Revision) {
-        for key in models {
-            self.publisher.hear(Feedback::Applied { key: key.clone(), revision }, Time(0));
-        }
-    }
-
     /// What is in the table, by key.
     fn content(&self) -> BTreeMap<Key, Version> {
         Kind::ALL.iter().flat_map(|kind| self.table.iter(*kind)).map(|r| (r.key(), r.version())).collect()
@@ -184,35 +177,9 @@ fn unused_set_goes_after_the_grace() {
     world.apply(vec![route("iris", 3, &[&one])], 2_000);
     assert_eq!(world.content(), before);
 
-    let (_, revision) = world.apply(vec![route("iris", 4, &[]), gone(&one)], 3_000);
-    world.taken(&[scope("iris")], revision);
+    world.apply(vec![route("iris", 4, &[]), gone(&one)], 3_000);
     let removed = world.tick(3_000 + SET_GRACE_MS);
     assert_eq!(keys(&removed), [(Kind::Cluster, false), (Kind::Endpoints, false)]);
-    assert_eq!(world.publisher.due(), None);
-}
-
-/// All Envoys go on with the older version then, and the scheduler does not unload it.
-#[test]
-fn set_of_a_route_stays_until_what_replaced_it_was_taken() {
-    let (one, two, three) = (set(&[0]), set(&[1]), set(&[2]));
-    let mut world = World::new();
-    let (_, first) = world.apply(vec![placed(&one, false), route("iris", 1, &[&one])], 0);
-    world.taken(&[scope("iris")], first);
-    let before = world.content();
-    let (_, second) = world.apply(vec![placed(&two, false), route("iris", 2, &[&two]), gone(&one)], 0);
-    world.publisher.hear(Feedback::Refused { key: scope("iris"), revision: second }, Time(0));
-    // Nor is one that may have been taken by some forgotten for a third.
-    let (_, third) = world.apply(vec![placed(&three, false), route("iris", 3, &[&three]), gone(&two)], 0);
-    for hour in 1..3 {
-        assert!(world.tick(hour * 3_600_000).is_empty());
-    }
-    let still = world.content();
-    assert!(before.keys().all(|key| still.contains_key(key)), "{still:?}");
-    world.taken(&[scope("iris")], second);
-    assert!(world.tick(3 * 3_600_000).is_empty(), "one that is not the last");
-    world.taken(&[scope("iris")], third);
-    let gone = [(Kind::Cluster, false), (Kind::Endpoints, false)];
-    assert_eq!(keys(&world.tick(4 * 3_600_000)), [gone, gone].concat());
     assert_eq!(world.publisher.due(), None);
 }
 
@@ -337,37 +304,6 @@ fn a_route_that_nobody_took_because_of_its_cluster_says_so_and_waits_anew_when_t
     world.publisher.hear(refused("iris", second), Time(0));
     world.apply(vec![route("iris", 3, &[])], 0);
     assert_eq!(world.apply(vec![placed_at(&one, "10.0.0.5")], 0).0.gated, []);
-}
-
-/// The ones that refused it may be gone, and others take it.
-#[test]
-fn what_nobody_took_waits_anew_when_envoys_have_come_or_gone() {
-    let one = set(&[0]);
-    let mut world = World::new();
-    let (_, revision) = world.apply(vec![placed(&one, false), route("iris", 1, &[&one]), route("wine", 1, &[&one])], 0);
-    let connected = |world: &mut World, now| world.publisher.hear(Feedback::Connected { streams: 1 }, Time(now));
-    connected(&mut world, 0);
-    assert_eq!(world.publisher.due(), None, "nothing was refused");
-    world.taken(&[scope("wine")], revision);
-    world.publisher.hear(Feedback::Refused { key: scope("iris"), revision }, Time(0));
-    for round in 1..20 {
-        let now = round * 60_000;
-        assert_eq!(world.publisher.due(), None, "it was asked about");
-        // One that comes and goes in a loop.
-        for moment in 0..1_000 {
-            connected(&mut world, now + moment);
-        }
-        assert_eq!(world.publisher.due(), Some(Time(now + 10_000)));
-        assert!(world.tick(now + 9_999).is_empty());
-        let again = world.publisher.tick(Time(now + 10_000));
-        assert_eq!(again.gated, [scope("iris")]);
-        let revision = world.publish(&again);
-        let news = world.publisher.hear(Feedback::Refused { key: scope("iris"), revision }, Time(now));
-        assert!(matches!(news, Some(News::Rejected { .. })), "{news:?}");
-    }
-    connected(&mut world, 0);
-    world.apply(vec![route("iris", 2, &[])], 0);
-    assert_eq!(world.tick(10_000).gated, [], "it leads nowhere any more");
 }
 
 #[test]
@@ -607,8 +543,6 @@ const MODELS: [&str; 3] = ["a", "b", "c"];
 enum Step {
     Lead(usize, Vec<usize>),
     Ports(usize, bool),
-    /// Every Envoy takes what was published last of a model.
-    Take(usize),
     Pass(u64),
 }
 
@@ -617,33 +551,19 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (0..MODELS.len(), prop::collection::btree_set(0..SETS.len(), 0..3))
             .prop_map(|(model, sets)| Step::Lead(model, sets.into_iter().collect())),
         1 => (0..SETS.len(), any::<bool>()).prop_map(|(set, two)| Step::Ports(set, two)),
-        2 => (0..MODELS.len()).prop_map(Step::Take),
         2 => (0..2 * SET_GRACE_MS).prop_map(Step::Pass),
     ]
 }
 
-/// The clusters that a set may have.
-fn clusters(set: &PlacementSet) -> BTreeSet<Key> {
-    let of = |two_ports: bool| {
-        let mut world = World::new();
-        world.apply(vec![placed(set, two_ports)], 0);
-        world.content().into_keys().filter(|key| key.kind == Kind::Cluster && key.name.as_str().starts_with("set-"))
-    };
-    of(false).chain(of(true)).collect()
-}
-
 proptest! {
-    /// No history leaves a reference without its end, what was taken last of a name is there until something newer was,
-    /// and after the grace the table is what a new publisher would have made of the present.
+    /// No history leaves a reference without its end, and after the grace the table is what a new publisher would
+    /// have made of the present.
     #[test]
     fn table_depends_on_the_present_only(steps in prop::collection::vec(step(), 0..40)) {
         let mut world = World::new();
         let mut now = 0;
         let mut ports = [false; SETS.len()];
         let mut routes: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-        let mut taken = routes.clone();
-        let mut published: BTreeMap<Key, Revision> = BTreeMap::new();
-        let clusters = SETS.map(|indexes| clusters(&set(indexes)));
         let used = |routes: &BTreeMap<usize, Vec<usize>>| -> BTreeSet<usize> { routes.values().flatten().copied().collect() };
         let lead = |model: usize, generation, sets: &[usize]| {
             let sets: Vec<PlacementSet> = sets.iter().map(|index| set(SETS[*index])).collect();
@@ -659,21 +579,12 @@ proptest! {
                         after.difference(&before).map(|index| placed(&set(SETS[*index]), ports[*index])).collect();
                     changes.push(lead(model, generation, &sets));
                     changes.extend(before.difference(&after).map(|index| gone(&set(SETS[*index]))));
-                    let (publication, revision) = world.apply(changes, now);
-                    published.extend(publication.gated.into_iter().map(|key| (key, revision)));
+                    world.apply(changes, now);
                 }
                 Step::Ports(index, two) => {
                     ports[index] = two;
                     if used(&routes).contains(&index) {
-                        let (publication, revision) = world.apply(vec![placed(&set(SETS[index]), two)], now);
-                        published.extend(publication.gated.into_iter().map(|key| (key, revision)));
-                    }
-                }
-                Step::Take(model) => {
-                    let key = scope(MODELS[model]);
-                    if let (Some(revision), Some(sets)) = (published.get(&key), routes.get(&model)) {
-                        world.taken(&[key], *revision);
-                        taken.insert(model, sets.clone());
+                        world.apply(vec![placed(&set(SETS[index]), two)], now);
                     }
                 }
                 Step::Pass(milliseconds) => {
@@ -681,16 +592,9 @@ proptest! {
                     world.tick(now);
                 }
             }
-            let content = world.content();
-            for index in taken.values().flatten() {
-                prop_assert!(clusters[*index].iter().any(|key| content.contains_key(key)), "{:?}", SETS[*index]);
-            }
         }
         world.apply(Vec::new(), now);
-        published.into_iter().for_each(|(key, revision)| world.taken(&[key], revision));
-        // Those that were to go and were kept are due again.
         world.tick(now + SET_GRACE_MS);
-        world.tick(now + 2 * SET_GRACE_MS);
         let mut fresh = World::new();
         let mut changes: Vec<RouteChange> =
             used(&routes).iter().map(|index| placed(&set(SETS[*index]), ports[*index])).collect();

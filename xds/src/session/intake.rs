@@ -43,16 +43,20 @@ impl Session {
         if !initial.is_empty() {
             self.resumed_at.get_or_insert(now);
         }
+        let mut is_less = was_wildcard && !lane.interest.is_wildcard();
+        if is_less {
+            lane.forget_refused();
+        }
         for name in &moves.dropped {
-            lane.forget(name);
+            is_less |= lane.forget(name);
             if lane.interest.is_wildcard() {
                 lane.answer_dropped(name)?;
             } else {
-                self.unuse(lane.kind, name);
+                is_less |= self.unuse(lane.kind, name);
             }
         }
         self.wish(lane, &moves, now);
-        if !moves.dropped.is_empty() || (was_wildcard && !lane.interest.is_wildcard()) {
+        if is_less {
             // What is not asked for any more keeps nothing back.
             self.progress += 1;
             self.pardons += 1;
@@ -182,18 +186,17 @@ impl Session {
         self.progress += 1;
     }
 
-    pub(super) fn unuse(&mut self, kind: Kind, name: &Name) {
+    /// Returns whether it was usable, or on its way to be.
+    pub(super) fn unuse(&mut self, kind: Kind, name: &Name) -> bool {
         match kind {
             Kind::Cluster => {
                 self.clusters.remove(name);
-                self.told.remove(name);
                 self.endpoints.remove(name);
                 self.owed.remove(name);
+                self.told.remove(name).is_some()
             }
-            Kind::Endpoints => {
-                self.endpoints.remove(name);
-            }
-            Kind::Listener | Kind::ScopedRoute | Kind::Route | Kind::Secret | Kind::Runtime => {}
+            Kind::Endpoints => self.endpoints.remove(name),
+            Kind::Listener | Kind::ScopedRoute | Kind::Route | Kind::Secret | Kind::Runtime => false,
         }
     }
 

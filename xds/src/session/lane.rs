@@ -19,6 +19,9 @@ const SCOPES_PER_RESPONSE: usize = 1_000;
 /// Refusals of one kind whose texts are kept, 4 kB each at most: a client may refuse everything.
 const REASONS_MAX: usize = 100;
 
+/// Removals of one kind that a client is not told because it refused something and goes on with what was before.
+const KEPT_MAX: usize = 1_000;
+
 /// Why a name is looked at again although the cursor passed it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Why {
@@ -73,11 +76,17 @@ impl Items {
     }
 }
 
+/// How far a stream is, as [`Lane`] says it, once a response is ACKed or there is nothing to say.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Settles {
+    pub synced: Option<Revision>,
+    pub settled: Option<Revision>,
+}
+
 #[derive(Debug)]
 pub(super) struct Inflight {
     pub items: Items,
-    /// What the stream is in sync with once it is ACKed.
-    pub settles: Option<Revision>,
+    pub settles: Settles,
     /// SotW kinds whose responses are the full state: that state.
     pub state: BTreeMap<Name, Arc<Resource>>,
     /// The first answer of a wildcard, with everything.
@@ -111,8 +120,8 @@ pub(super) struct Lane {
     dropped_bytes: usize,
     /// What may not be sent yet, with the revision of the change.
     pub held: BTreeMap<Name, Revision>,
-    /// What may not be sent before something changes that this client refused.
-    pub stuck: BTreeSet<Name>,
+    /// What may not be sent before something changes that this client refused, with the revision of its own change.
+    pub stuck: BTreeMap<Name, Revision>,
     /// What this client refused, `None` for a refused removal. Not sent again until it changes.
     pub quarantine: BTreeMap<Name, Option<Version>>,
     /// What it said about some of them, for people.
@@ -127,13 +136,15 @@ pub(super) struct Lane {
     pub whole_since: Option<Time>,
     /// The client has applied the table as it was at this revision, but for what it refused and what is stuck. `None`
     /// before the first sync.
+    pub synced: Option<Revision>,
+    /// All of it: it uses nothing older.
     pub settled: Option<Revision>,
     /// SotW, full state kinds: what the client has.
     pub state: BTreeMap<Name, Arc<Resource>>,
     /// What held names were last judged by, and when to judge them again all the same.
     pub judged: Option<(u64, Revision, Revision)>,
     /// What stuck names were last judged by.
-    pub stuck_judged: Option<u64>,
+    pub stuck_judged: Option<(u64, Option<Revision>)>,
     pub retry_at: Time,
     /// Names without which no answer is given.
     pub awaited: BTreeMap<Name, Awaited>,
@@ -152,7 +163,7 @@ impl Lane {
             pending: BTreeMap::new(),
             dropped_bytes: 0,
             held: BTreeMap::new(),
-            stuck: BTreeSet::new(),
+            stuck: BTreeMap::new(),
             quarantine: BTreeMap::new(),
             reasons: BTreeMap::new(),
             bisect: VecDeque::new(),
@@ -160,6 +171,7 @@ impl Lane {
             last_nonce: None,
             answer_owed: false,
             whole_since: None,
+            synced: None,
             settled: None,
             state: BTreeMap::new(),
             judged: None,
@@ -210,15 +222,26 @@ impl Lane {
         Ok(())
     }
 
+    /// The change from which on it is not sent, if there is one.
+    pub fn held_since(&self, name: &Name) -> Option<Revision> {
+        self.held.get(name).or_else(|| self.stuck.get(name)).copied()
+    }
+
     /// Returns whether it was stuck.
     pub fn unhold(&mut self, name: &Name) -> bool {
         self.held.remove(name);
-        self.stuck.remove(name)
+        self.stuck.remove(name).is_some()
     }
 
-    /// There is nothing left to say up to this revision but what is stuck.
-    pub fn settle(&mut self, settles: Option<Revision>) {
-        self.settled = settles.or(self.settled);
+    /// Whether one more removal may wait for what was refused, or this one goes on to.
+    pub fn may_keep(&self, name: &Name) -> bool {
+        self.stuck.len() < KEPT_MAX || self.stuck.contains_key(name)
+    }
+
+    /// There is nothing left to say up to this revision, or nothing but what is stuck.
+    pub fn settle(&mut self, settles: Settles) {
+        self.synced = settles.synced.or(self.synced);
+        self.settled = settles.settled.or(self.settled);
     }
 
     /// It is refused until it changes.
@@ -229,18 +252,24 @@ impl Lane {
         self.quarantine.insert(name, version);
     }
 
+    /// Forgets what was refused of what is not subscribed any more.
+    pub fn forget_refused(&mut self) {
+        let Lane { interest, quarantine, reasons, .. } = self;
+        quarantine.retain(|name, _| interest.names().contains(name));
+        reasons.retain(|name, _| interest.names().contains(name));
+    }
+
     /// What was refused has changed. Returns whether it was.
     pub fn release(&mut self, name: &Name) -> bool {
         self.reasons.remove(name);
         self.quarantine.remove(name).is_some()
     }
 
-    /// Forgets a name that is not subscribed any more. What was stuck because of it may be no more.
-    pub fn forget(&mut self, name: &Name) {
+    /// Forgets a name that is not subscribed any more. Returns whether something may have been stuck because of it.
+    pub fn forget(&mut self, name: &Name) -> bool {
         self.pending.remove(name);
         self.awaited.remove(name);
         self.state.remove(name);
-        self.unhold(name);
-        self.release(name);
+        self.unhold(name) | self.release(name)
     }
 }

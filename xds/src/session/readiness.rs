@@ -43,15 +43,15 @@ impl Session {
         }
         // The latest removal counts: in between, the name may have been there and in use again.
         let since = self.held_since(lane, name, table);
-        let waits = lane.kind.is_referred_to() && why != Some(Why::Asked) && !self.may_break(since, now);
-        if waits { Verdict::Hold } else { Verdict::Remove }
+        let waits = || !self.may_break(since, now) || (self.may_use_older(since) && lane.may_keep(name));
+        if lane.kind.is_referred_to() && why != Some(Why::Asked) && waits() { Verdict::Hold } else { Verdict::Remove }
     }
 
     /// The change that is held; of a name the table has forgotten, the first time it was held.
     pub(super) fn held_since(&self, lane: &Lane, name: &Name, table: &Table) -> Revision {
         match table.entry(lane.kind, name) {
             Some(entry) => entry.revision,
-            None => lane.held.get(name).copied().unwrap_or(table.revision()),
+            None => lane.held_since(name).unwrap_or(table.revision()),
         }
     }
 
@@ -113,16 +113,15 @@ impl Session {
         }
     }
 
-    /// Whether what is held waits for something that this client refused.
-    pub(super) fn is_stuck(&self, kind: Kind, name: &Name, table: &Table, now: Time) -> bool {
-        let is = |key: &Key| self.is_refused(key, table) && !self.is_met(key, table, now);
-        table.live(kind, name).is_some_and(|resource| resource.required().iter().any(is))
+    /// Whether what is held waits for something that this client refused, or a removal for what it goes on with.
+    pub(super) fn is_stuck(&self, kind: Kind, name: &Name, since: Revision, table: &Table, now: Time) -> bool {
+        let Some(resource) = table.live(kind, name) else { return self.may_break(since, now) };
+        resource.required().iter().any(|key| self.is_refused(key, table) && !self.is_met(key, table, now))
     }
 
     /// Whether the client refused what a stuck name waits for as that is now. The name may not have been judged since.
     pub(super) fn is_stuck_still(&self, kind: Kind, name: &Name, table: &Table) -> bool {
-        let is = |key: &Key| self.is_refused(key, table);
-        table.live(kind, name).is_some_and(|resource| resource.required().iter().any(is))
+        table.live(kind, name).is_none_or(|resource| resource.required().iter().any(|key| self.is_refused(key, table)))
     }
 
     /// Whether a resource waits for something that may still come.
@@ -144,7 +143,7 @@ impl Session {
             Kind::Cluster => is(Kind::Endpoints) && !self.endpoints.contains(&key.name),
             Kind::Endpoints | Kind::Listener | Kind::ScopedRoute | Kind::Route | Kind::Secret | Kind::Runtime => {
                 let lane = self.lanes[key.kind.index()].as_ref();
-                is(key.kind) || lane.is_some_and(|lane| lane.stuck.contains(&key.name))
+                is(key.kind) || lane.is_some_and(|lane| lane.stuck.contains_key(&key.name))
             }
         }
     }
@@ -154,12 +153,23 @@ impl Session {
         lane.is_some_and(|lane| lane.interest.wants(name, Visibility::Wildcard))
     }
 
-    /// Whether everything that may name a cluster is applied as of this revision. A client that came back with routes
-    /// asks for clusters first: until it asks for routes too, or `patience` passed, its old routes count.
+    /// Whether everything that may name a cluster is applied as of this revision, but for what was refused. A client that
+    /// came back with routes asks for clusters first: until it asks for routes too, or `patience` passed, its old routes
+    /// count.
     fn may_break(&self, since: Revision, now: Time) -> bool {
         let asks_routes = [Kind::ScopedRoute, Kind::Route].iter().any(|kind| self.lanes[kind.index()].is_some());
         let resuming = self.resumed_at.is_some_and(|at| now < at.after(self.patience));
-        (asks_routes || !resuming) && self.referring().all(|lane| lane.settled.is_some_and(|settled| settled >= since))
+        (asks_routes || !resuming) && self.referring().all(|lane| lane.synced.is_some_and(|synced| synced >= since))
+    }
+
+    /// Whether it refused something of that, or is stuck with it, and so may use what was before.
+    fn may_use_older(&self, since: Revision) -> bool {
+        !self.referring().all(|lane| lane.settled.is_some_and(|settled| settled >= since))
+    }
+
+    /// What the client has applied, nothing refused, of everything that may name a cluster.
+    pub(super) fn settled(&self) -> Option<Revision> {
+        self.referring().map(|lane| lane.settled).min().flatten()
     }
 
     fn referring(&self) -> impl Iterator<Item = &Lane> {

@@ -55,7 +55,8 @@ pub struct KindStatus {
     pub wildcard: bool,
     pub names: usize,
     pub cursor: Revision,
-    /// The table as of here is applied, but for what the client refused; `None` before the first sync.
+    /// The table as of here is applied, but for what the client refused and what is stuck because of that; `None` before
+    /// the first sync.
     pub settled: Option<Revision>,
     pub in_flight: usize,
     pub pending: usize,
@@ -96,7 +97,7 @@ impl Session {
         let everything = table.iter(lane.kind).filter(|resource| resource.visibility() == Visibility::Wildcard);
         let everything = everything.filter(|_| lane.interest.is_wildcard()).map(|resource| resource.name().clone());
         // What is gone and not said yet is asked for, too.
-        let leaving = lane.pending.keys().chain(lane.held.keys()).chain(&lane.stuck);
+        let leaving = lane.pending.keys().chain(lane.held.keys()).chain(lane.stuck.keys());
         let in_flight = lane.inflight.iter().flat_map(|inflight| inflight.items.iter()).map(|(name, _)| name);
         let unsaid = leaving.chain(in_flight).chain(lane.quarantine.keys()).cloned();
         let names: BTreeSet<Name> = everything.chain(lane.interest.names().iter().cloned()).chain(unsaid).collect();
@@ -116,13 +117,7 @@ impl Session {
         let sent = lane.inflight.as_ref().and_then(|inflight| inflight.items.says(name, version));
         let is_behind = table.entry(lane.kind, name).is_some_and(|entry| entry.revision > lane.cursor);
         match sent {
-            _ if is_behind
-                || lane.pending.contains_key(name)
-                || lane.stuck.contains(name)
-                || lane.held.contains_key(name) =>
-            {
-                Delivery::Waiting
-            }
+            _ if is_behind || lane.pending.contains_key(name) || lane.held_since(name).is_some() => Delivery::Waiting,
             Some(true) => Delivery::Sent,
             Some(false) => Delivery::Waiting,
             None if lane.is_outstanding(name) => Delivery::Waiting,

@@ -50,7 +50,11 @@ fn what_requires_a_refused_cluster_counts_as_refused_until_that_changes() {
         let settled =
             |peer: &Peer| peer.session.status().iter().all(|kind| kind.settled == Some(peer.table.revision()));
         assert!(settled(&peer), "nothing else is waited for");
-        // Others go on.
+        // Others go on, and the client goes on with what it has.
+        assert_eq!(peer.apply(vec![gone(Cluster, "a"), gone(Endpoints, "a")]), NOTHING, "iris still uses it there");
+        assert_eq!(peer.apply(cluster("a").into()), ["Cluster +a", "Endpoints +a"]);
+        peer.ack(Cluster);
+        peer.ack(Endpoints);
         let more = if mode == Mode::Sotw { "ScopedRoute +iris +more" } else { "ScopedRoute +more" };
         assert_eq!(peer.apply(vec![scope("more", "a")]), [more]);
         assert_eq!(peer.ack(ScopedRoute), NOTHING);
@@ -230,34 +234,71 @@ fn sotw_sends_the_other_half_though_what_is_gone_cannot_be_said() {
     assert_eq!(peer.nack(Kind::Secret), ["Secret +b"]);
 }
 
-/// One route that nobody can take must not keep for ever all that is removed after it. Who keeps what the older version of
-/// it needs is the owner, who is told `Refused` and not `Released`.
+/// It goes on with the version that it has, of the scope that it refused or that leads to a refused cluster.
 #[test]
-fn neither_what_is_refused_nor_what_is_stuck_keeps_what_is_removed() {
+fn what_a_client_may_go_on_with_is_kept_until_it_took_what_replaces_that() {
     for is_stuck in [true, false] {
         let mut peer = in_sync(Mode::Delta);
-        let mut changes = vec![scope("wine", if is_stuck { "b" } else { "a" })];
+        assert_eq!(peer.apply(cluster("b").into()), ["Cluster +b"]);
         if is_stuck {
-            changes.extend(cluster("b"));
+            assert_eq!(peer.nack(Cluster), NOTHING);
+            assert_eq!(peer.apply(vec![scope("iris", "b")]), NOTHING);
+        } else {
+            assert_eq!(peer.ack(Cluster), NOTHING);
+            assert_eq!(peer.ask(Endpoints, &["b"]), ["Endpoints +b"]);
+            assert_eq!(peer.ack(Endpoints), NOTHING);
+            assert_eq!(peer.apply(vec![scope("iris", "b")]), ["ScopedRoute +iris"]);
+            assert_eq!(peer.nack(ScopedRoute), NOTHING);
         }
-        peer.apply(changes);
-        assert_eq!(peer.nack(if is_stuck { Cluster } else { ScopedRoute }), NOTHING);
-        let others: Vec<String> = (0..3).map(|number| format!("other{number}")).collect();
-        assert_eq!(
-            peer.apply(others.iter().flat_map(|name| cluster(name)).collect()),
-            ["Cluster +other0 +other1 +other2"]
-        );
+        assert_eq!(peer.apply(vec![gone(Cluster, "a"), gone(Endpoints, "a")]), NOTHING, "iris leads there");
+        assert_eq!(peer.apply(vec![scope("other", "b")]).len(), usize::from(!is_stuck), "others come");
+        if is_stuck {
+            assert_eq!(peer.put(Cluster, "b", "better"), ["Cluster +b"]);
+            assert_eq!(peer.ack(Cluster), NOTHING);
+            assert_eq!(peer.ask(Endpoints, &["b"]), ["Endpoints +b"]);
+            assert_eq!(peer.ack(Endpoints), ["ScopedRoute +iris +other"]);
+        } else {
+            assert_eq!(peer.ack(ScopedRoute), NOTHING);
+            let better = resource(ScopedRoute, "iris", "better").requires([Key::new(Cluster, "b")]);
+            assert_eq!(peer.apply(vec![Change::Put(better)]), ["ScopedRoute +iris"]);
+        }
+        // On its way is not there yet.
+        assert_eq!(peer.ack(ScopedRoute), ["Endpoints -a", "Cluster -a"], "is_stuck: {is_stuck}");
         assert_eq!(peer.ack(Cluster), NOTHING);
-        let names: Vec<&str> = others.iter().map(String::as_str).collect();
-        assert_eq!(peer.ask(Endpoints, &names), ["Endpoints +other0 +other1 +other2"]);
+        assert_eq!(peer.ack(Endpoints), NOTHING);
+        assert!(peer.session.status().iter().all(|kind| kind.held == 0), "{:?}", peer.session.status());
+    }
+}
+
+/// One route that it can never take must not keep for ever all that is removed after it.
+#[test]
+fn what_is_kept_for_a_client_that_refuses_is_bounded() {
+    const OTHERS: usize = 1_500;
+    let mut peer = in_sync(Mode::Delta);
+    assert_eq!(peer.apply(vec![scope("wine", "a")]), ["ScopedRoute +wine"]);
+    assert_eq!(peer.nack(ScopedRoute), NOTHING);
+    let mut come = |from: usize, to: usize| {
+        let names: Vec<String> = (from..to).map(|number| format!("o{number:04}")).collect();
+        peer.apply(names.iter().flat_map(|name| cluster(name)).collect());
+        assert_eq!(peer.ack(Cluster), NOTHING);
+        assert_eq!(peer.ask(Endpoints, &names.iter().map(String::as_str).collect::<Vec<_>>()).len(), 1);
         assert_eq!(peer.ack(Endpoints), NOTHING);
         let both = |name: &String| [gone(Cluster, name), gone(Endpoints, name)];
-        assert_eq!(
-            peer.apply(others.iter().flat_map(both).collect()),
-            ["Endpoints -other0 -other1 -other2", "Cluster -other0 -other1 -other2"],
-            "is_stuck: {is_stuck}"
-        );
-    }
+        let said = peer.apply(names.iter().flat_map(both).collect());
+        let removed = said.iter().flat_map(|response| response.split_whitespace().filter(|word| word.starts_with('-')));
+        let count = removed.count();
+        for kind in [Cluster, Endpoints] {
+            peer.ack(kind);
+        }
+        let held = peer.session.status().into_iter().filter(|status| matches!(status.kind, Cluster | Endpoints));
+        (count, held.map(|status| status.held).collect::<Vec<_>>())
+    };
+    assert_eq!(come(0, 600), (0, vec![600, 600]));
+    assert_eq!(come(600, OTHERS), (2 * (OTHERS - 1_000), vec![1_000, 1_000]), "the first stay, the others go");
+    assert_eq!(come(OTHERS, OTHERS + 10), (20, vec![1_000, 1_000]));
+    assert_eq!(peer.apply(vec![gone(ScopedRoute, "wine")]), ["ScopedRoute -wine"]);
+    let said = peer.ack(ScopedRoute);
+    assert_eq!(said.iter().map(|response| response.split_whitespace().count() - 1).sum::<usize>(), 2_000);
 }
 
 /// The stream has nothing more to say at that moment but the rest of it.

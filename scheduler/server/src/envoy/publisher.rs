@@ -3,7 +3,7 @@
 //! No I/O: route changes in their order go in, changes of the table come out, and what the table's server says of its
 //! clients is translated back to names and generations.
 //!
-//! Invariants: a route's clusters are in the table as long as the route is, and until what replaced it was taken; the first publication has the listener, the
+//! Invariants: a route's clusters are in the table as long as the route is; the first publication has the listener, the
 //! server-wide scopes and everything it was given; work for a change does not depend on the number of names.
 
 mod clients;
@@ -129,8 +129,6 @@ pub struct Publisher {
     names: BTreeMap<Name, Box<Published>>,
     /// Clusters to remove, by when.
     unused: BTreeSet<(Time, PlacementSet, Door)>,
-    /// The sets that older generations of a name lead to, as long as the present one was not taken.
-    older: BTreeMap<Name, BTreeSet<PlacementSet>>,
     mesh: Mesh,
     /// What every Envoy gets, until it is published.
     first: Option<Vec<Change>>,
@@ -163,7 +161,6 @@ impl Publisher {
             sets: BTreeMap::new(),
             names: BTreeMap::new(),
             unused: BTreeSet::new(),
-            older: BTreeMap::new(),
             mesh,
             first: Some(first),
             unconfirmed: BTreeSet::new(),
@@ -205,8 +202,7 @@ impl Publisher {
         out
     }
 
-    /// Removes clusters that have been unused for the grace, tells of names that nobody has served in time, and asks anew about
-    /// what nobody took.
+    /// Removes clusters that have been unused for the grace, and tells of names that nobody has served in time.
     #[must_use]
     pub fn tick(&mut self, now: Time) -> Publication {
         let mut out = Publication::default();
@@ -218,7 +214,6 @@ impl Publisher {
                 out.changes.push(Change::Put(scope::unserved(&name).sharing(&key)));
             }
         }
-        self.ask_anew(now);
         self.publish_again(&mut out);
         let (gone, released) = self.demand.due(now);
         for name in gone {
@@ -238,7 +233,7 @@ impl Publisher {
     pub fn due(&self) -> Option<Time> {
         let coming = self.coming.first_key_value().map(|((due, _), _)| *due);
         let unused = self.unused.first().map(|(due, ..)| *due);
-        [unused, coming, self.demand.next(), self.refusals.due()].into_iter().flatten().min()
+        [unused, coming, self.demand.next()].into_iter().flatten().min()
     }
 
     /// Says that everything handed out so far is in the table, at this revision.
@@ -261,7 +256,6 @@ impl Publisher {
             Feedback::Applied { key, revision } => {
                 let (name, generation) = self.at(&key, revision)?;
                 self.refusals.unstick(&key.name);
-                self.let_go(&key.name, generation);
                 Some(News::Applied { name, generation })
             }
             Feedback::Released { key, revision } => {
@@ -282,10 +276,7 @@ impl Publisher {
                 let message = self.why_refused(&key.name, generation, revision);
                 Some(News::Rejected { name, generation, message })
             }
-            Feedback::Connected { streams } => {
-                self.refusals.envoys_changed(now);
-                Some(News::Connected { streams })
-            }
+            Feedback::Connected { streams } => Some(News::Connected { streams }),
             Feedback::Wanted { .. } | Feedback::Unwanted { .. } => None,
         }
     }
@@ -305,8 +296,6 @@ impl Publisher {
         for set in sets(before.as_ref()).filter(|set| !after.contains(set)) {
             if let Some(state) = self.sets.get_mut(set) {
                 state.users.remove(&key);
-                state.older_users.insert(key.clone());
-                self.older.entry(key.clone()).or_default().insert(set.clone());
             }
         }
         for set in after {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use domain::{Generation, PlacementSet, Route, Target, Time};
+use domain::{Generation, PlacementSet, Route, Target};
 use xds::{Key, Kind, Name, Revision, Version};
 
 use super::super::{cluster, gateways, scope};
@@ -10,10 +10,6 @@ use super::{Publication, Publisher};
 
 /// Resources of which a text is kept, some kilobytes each.
 const REFUSALS_MAX: usize = 1_000;
-
-/// When Envoys have come or gone, what nobody took is asked about anew after this: a new one has had its first answer by
-/// then, and one that comes and goes in a loop costs little.
-const ANEW_AFTER_MS: u64 = 10_000;
 
 /// The last text of each resource. Of those that others had taken long before nothing more is heard, so the oldest makes
 /// room.
@@ -30,10 +26,8 @@ pub(super) struct Refusals {
     changed_at: BTreeMap<Name, Revision>,
     /// Clusters whose endpoints have changed and are not published yet.
     unconfirmed: Vec<Name>,
-    /// Names to be published anew, because their cluster has changed since nobody took them or because Envoys have.
+    /// Names to be published anew, because their cluster has changed since nobody took them.
     again: BTreeSet<Name>,
-    /// When all that nobody took is published anew.
-    anew_at: Option<Time>,
 }
 
 #[derive(Debug)]
@@ -99,18 +93,6 @@ impl Refusals {
         }
     }
 
-    /// Envoys have come or gone.
-    pub fn envoys_changed(&mut self, now: Time) {
-        if !self.stuck.is_empty() {
-            self.anew_at.get_or_insert(now.after(ANEW_AFTER_MS));
-        }
-    }
-
-    /// When to call [`Publisher::tick`] next.
-    pub fn due(&self) -> Option<Time> {
-        self.anew_at
-    }
-
     /// All changes so far are in the table.
     pub fn published(&mut self, revision: Revision) {
         self.changed_at.extend(self.unconfirmed.drain(..).map(|cluster| (cluster, revision)));
@@ -136,7 +118,7 @@ impl Publisher {
     }
 
     /// Why nobody took a route that was published at a revision. It is published anew when the endpoints of a cluster
-    /// that it leads to change, or Envoys do, or soon if the endpoints have since.
+    /// that it leads to change, or soon if they have since.
     pub(super) fn why_refused(&mut self, name: &Name, generation: Generation, revision: Revision) -> String {
         // Nothing more is told of what was before.
         if let Some(published) = self.names.get_mut(name) {
@@ -170,14 +152,6 @@ impl Publisher {
     pub(super) fn clusters_changed(&mut self, set: &PlacementSet) {
         for cluster in self.clusters(set) {
             self.refusals.changed(&cluster);
-        }
-    }
-
-    /// All that nobody took is published anew, if that is due.
-    pub(super) fn ask_anew(&mut self, now: Time) {
-        if self.refusals.anew_at.take_if(|at| *at <= now).is_some() {
-            self.refusals.stuck_on.clear();
-            self.refusals.again.extend(std::mem::take(&mut self.refusals.stuck).into_keys());
         }
     }
 

@@ -1,11 +1,10 @@
 //! The clusters of placement sets: when they come and when they go.
 //!
-//! Unused ones stay for a grace, so a set that comes back in time costs nothing; and for as long as no Envoy has taken what
-//! replaced a route that leads there, because then all of them go on with the older one.
+//! Unused ones stay for a grace, so a set that comes back in time costs nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use domain::{Endpoint, Generation, PlacementSet, Time};
+use domain::{Endpoint, PlacementSet, Time};
 use xds::{Change, Name};
 
 use super::super::cluster::{self, Door, Shape};
@@ -26,8 +25,6 @@ pub(super) struct Set {
     pub(super) clusters: BTreeMap<Door, Option<Time>>,
     /// The names that lead to it.
     pub(super) users: BTreeSet<Name>,
-    /// The names whose older generations lead to it, and whose present one was not taken yet.
-    pub(super) older_users: BTreeSet<Name>,
 }
 
 impl Publisher {
@@ -90,12 +87,6 @@ impl Publisher {
         while let Some((due, set, door)) = self.unused.first().cloned().filter(|(due, ..)| *due <= now) {
             self.unused.remove(&(due, set.clone(), door));
             let Some(state) = self.sets.get_mut(&set) else { continue };
-            if !state.older_users.is_empty() {
-                let due = now.after(SET_GRACE_MS);
-                state.clusters.insert(door, Some(due));
-                self.unused.insert((due, set, door));
-                continue;
-            }
             state.clusters.remove(&door);
             let name = cluster::name(&set, door);
             self.refusals.gone(&name);
@@ -106,28 +97,10 @@ impl Publisher {
             }
         }
     }
-
-    /// Every Envoy that counts has taken a generation of a name: if that is the present one, older ones need nothing.
-    pub(super) fn let_go(&mut self, name: &Name, generation: Generation) {
-        if self.names.get(name).is_some_and(|published| published.generation == generation) {
-            for set in self.older.remove(name).unwrap_or_default() {
-                if let Some(state) = self.sets.get_mut(&set) {
-                    state.older_users.remove(name);
-                }
-            }
-        }
-    }
 }
 
 impl Set {
     fn new(shape: Shape) -> Self {
-        Set {
-            shape,
-            endpoints: Vec::new(),
-            wanted: true,
-            clusters: BTreeMap::new(),
-            users: BTreeSet::new(),
-            older_users: BTreeSet::new(),
-        }
+        Set { shape, endpoints: Vec::new(), wanted: true, clusters: BTreeMap::new(), users: BTreeSet::new() }
     }
 }
