@@ -5,9 +5,11 @@
 //! - *Released*: besides, every other stream that may use the old state applied it or expired: streams in their first
 //!   sync, lagging ones and lost ones, each for at most `drain_grace` after it lagged or was lost.
 //! - A resource that a stream refused, or that requires what it refused, does not gate there; if all that counted refused
-//!   it, it is neither applied nor released, whatever happens later, until a newer change of it.
+//!   it, it is neither applied nor released before a stream applies it: one that comes later, or one that lagged.
 //!
 //! Not here: sessions and sockets. Pure: the time is an argument. A newer change of a key supersedes the older one.
+
+mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -15,6 +17,7 @@ use std::time::Duration;
 use crate::resource::{Key, Kind, Revision, Version};
 use crate::session::{Rejection, Standing};
 use crate::time::Time;
+use waiting::Waiting;
 
 /// Lost streams that are told apart. Beyond, one waits for all of them, so a client that reconnects in a loop costs
 /// nothing more.
@@ -52,8 +55,8 @@ pub enum Feedback {
         node: String,
         message: String,
     },
-    /// Comes instead of `Applied`, and nothing after it: of all clients that were waited for some refused it, or something that it
-    /// requires, and none applied it.
+    /// Comes instead of `Applied`: of all clients that were waited for some refused it, or something that it requires, and none
+    /// applied it. `Applied` and `Released` come after it if one does that comes later.
     Refused {
         key: Key,
         revision: Revision,
@@ -93,40 +96,6 @@ struct Lost {
     waits: BTreeSet<Key>,
 }
 
-/// In their order. There may be a hundred thousand of these with one stream each.
-#[derive(Debug, Default)]
-struct Streams(Vec<StreamId>);
-
-impl Streams {
-    fn insert(&mut self, id: StreamId) {
-        if let Err(at) = self.0.binary_search(&id) {
-            self.0.insert(at, id);
-        }
-    }
-
-    fn remove(&mut self, id: StreamId) {
-        if let Ok(at) = self.0.binary_search(&id) {
-            self.0.remove(at);
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
-#[derive(Debug)]
-struct Waiting {
-    /// The change of the key itself; `revision` is what the owner knows it by.
-    at: Revision,
-    revision: Revision,
-    applied_by: Streams,
-    released_by: Streams,
-    acks: usize,
-    refusals: usize,
-    told_applied: bool,
-}
-
 #[derive(Debug)]
 pub struct Gate {
     lag_after: Duration,
@@ -134,6 +103,8 @@ pub struct Gate {
     streams: BTreeMap<StreamId, Stream>,
     lost: BTreeMap<StreamId, Lost>,
     waiting: BTreeMap<Key, Box<Waiting>>,
+    /// Those of them that whoever counted refused. Streams that come are asked about them.
+    refused: BTreeSet<Key>,
     /// In order of time, because `lag_after` is the same for all.
     bounds: VecDeque<(Time, Key, Revision)>,
     newest: Revision,
@@ -153,6 +124,7 @@ impl Gate {
             streams: BTreeMap::new(),
             lost: BTreeMap::new(),
             waiting: BTreeMap::new(),
+            refused: BTreeSet::new(),
             bounds: VecDeque::new(),
             newest: Revision::ZERO,
             newest_stream: UNKNOWN,
@@ -190,10 +162,10 @@ impl Gate {
         for key in &stream.waits {
             if let Some(waiting) = self.waiting.get_mut(key) {
                 waiting.applied_by.remove(id);
+                waiting.asked.remove(id);
                 if !served {
                     waiting.released_by.remove(id);
-                } else if self.lost.len() >= MAX_LOST {
-                    waiting.released_by.remove(id);
+                } else if self.lost.len() >= MAX_LOST && waiting.released_by.remove(id) {
                     waiting.released_by.insert(UNKNOWN);
                 }
             }
@@ -217,25 +189,31 @@ impl Gate {
 
     /// A stream is asking for a kind: from now on what changes of it waits for that stream, too.
     pub fn asks(&mut self, id: StreamId, kind: Kind) {
-        if let Some(stream) = self.streams.get_mut(&id) {
-            stream.progress[kind.index()].get_or_insert(None);
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        if stream.progress[kind.index()].is_none() {
+            stream.progress[kind.index()] = Some(None);
+            self.ask_about_refused(id);
+        }
+    }
+
+    /// Listens to what a stream makes of what all others refused.
+    fn ask_about_refused(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        for key in self.refused.iter().filter(|key| stream.progress[key.kind.index()].is_some()) {
+            if let Some(waiting) = self.waiting.get_mut(key)
+                && stream.waits.insert(key.clone())
+            {
+                waiting.asked.insert(id);
+            }
         }
     }
 
     /// Begins to wait for a change: `at` is the change of the key, `revision` what the owner knows it by.
     pub fn watch(&mut self, key: Key, at: Revision, revision: Revision, now: Time) {
-        self.unwatch(&key);
+        let was_refused = self.unwatch(&key).is_some_and(|before| before.at == at && before.is_refused());
         self.newest = self.newest.max(at);
         let slot = key.kind.index();
-        let mut waiting = Waiting {
-            at,
-            revision,
-            applied_by: Streams::default(),
-            released_by: Streams::default(),
-            acks: 0,
-            refusals: 0,
-            told_applied: false,
-        };
+        let mut waiting = Waiting::new(at, revision, was_refused);
         for (id, stream) in &mut self.streams {
             let Some(synced) = stream.progress[slot] else { continue };
             match stream.lagging {
@@ -274,6 +252,7 @@ impl Gate {
             && progress.iter().flatten().all(|settled| settled.is_some_and(|settled| settled >= mark))
         {
             stream.lagging = None;
+            self.ask_about_refused(id);
         }
         for (key, standing) in standings {
             let Some(waiting) = self.waiting.get_mut(&key) else { continue };
@@ -287,8 +266,7 @@ impl Gate {
                 Standing::Foreign => {}
                 Standing::Applied(_) | Standing::Rejected(_) | Standing::Outstanding => continue,
             }
-            waiting.applied_by.remove(id);
-            waiting.released_by.remove(id);
+            waiting.forget(id);
             if let Some(stream) = self.streams.get_mut(&id) {
                 stream.waits.remove(&key);
             }
@@ -324,7 +302,7 @@ impl Gate {
             }
             self.bounds.pop_front();
             if let Some(waiting) = live {
-                let late = waiting.released_by.0.clone();
+                let late = waiting.released_by.iter().collect::<Vec<_>>();
                 for id in late {
                     self.lag(id, now);
                 }
@@ -450,16 +428,16 @@ impl Gate {
     fn release(&mut self, id: StreamId, keys: BTreeSet<Key>) {
         for key in keys {
             if let Some(waiting) = self.waiting.get_mut(&key) {
-                waiting.applied_by.remove(id);
-                waiting.released_by.remove(id);
+                waiting.forget(id);
                 self.conclude(&key);
             }
         }
     }
 
-    fn unwatch(&mut self, key: &Key) {
-        let Some(waiting) = self.waiting.remove(key) else { return };
-        for id in waiting.released_by.0 {
+    fn unwatch(&mut self, key: &Key) -> Option<Box<Waiting>> {
+        let waiting = self.waiting.remove(key)?;
+        self.refused.remove(key);
+        for id in waiting.released_by.iter().chain(waiting.asked.iter()) {
             if let Some(stream) = self.streams.get_mut(&id) {
                 stream.waits.remove(key);
             }
@@ -467,6 +445,7 @@ impl Gate {
                 lost.waits.remove(key);
             }
         }
+        Some(waiting)
     }
 
     fn conclude(&mut self, key: &Key) {
@@ -476,14 +455,31 @@ impl Gate {
         }
         let revision = waiting.revision;
         let told_before = waiting.told_applied;
-        if !told_before && waiting.acks == 0 && waiting.refusals > 0 {
-            self.tell(Feedback::Refused { key: key.clone(), revision });
-            self.unwatch(key);
+        if !told_before && waiting.acks == 0 && (waiting.refusals > 0 || waiting.was_refused) {
+            let is_news = waiting.refusals > 0 && !waiting.told_refused;
+            waiting.told_refused |= is_news;
+            if self.refused.insert(key.clone()) {
+                // Some came since it was changed. Who refused it says so again.
+                for (id, stream) in &mut self.streams {
+                    if stream.progress[key.kind.index()].is_some() && stream.waits.insert(key.clone()) {
+                        waiting.asked.insert(*id);
+                    }
+                }
+            }
+            if is_news {
+                self.tell(Feedback::Refused { key: key.clone(), revision });
+            }
             return;
         }
         waiting.told_applied = true;
+        for id in std::mem::take(&mut waiting.asked).iter() {
+            if let Some(stream) = self.streams.get_mut(&id) {
+                stream.waits.remove(key);
+            }
+        }
         let is_released = waiting.released_by.is_empty();
         if !told_before {
+            self.refused.remove(key);
             self.tell(Feedback::Applied { key: key.clone(), revision });
         }
         if is_released {

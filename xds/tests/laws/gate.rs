@@ -1,7 +1,9 @@
 //! Who holds up what, and for how long.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use proptest::prelude::*;
 use xds::Kind::{Cluster, Endpoints, ScopedRoute};
 use xds::{Change, Feedback, Gate, Key, Kind, Progress, Rejection, Revision, Standing, StreamId, Table, Time};
 
@@ -12,6 +14,7 @@ const GRACE: Duration = Duration::from_millis(5_000);
 const ONE: StreamId = StreamId(1);
 const TWO: StreamId = StreamId(2);
 const THREE: StreamId = StreamId(3);
+const FOUR: StreamId = StreamId(4);
 
 struct Bench {
     gate: Gate,
@@ -258,6 +261,71 @@ fn a_refusal_of_what_was_before_does_not_count_for_what_is_waited_for_anew() {
     assert_eq!(bench.applied(ONE, scope), [applied(mended), released(mended)]);
 }
 
+/// Nobody else was there to say so when it was published; nobody at all is not one who took it.
+#[test]
+fn what_all_refused_is_applied_when_one_that_comes_later_takes_it() {
+    let mut bench = Bench::new();
+    bench.join(ONE, "a");
+    let first = bench.change("1");
+    bench.says(ONE, Standing::Rejected(first));
+    assert_eq!(bench.told(), [Feedback::Refused { key: key(), revision: first }]);
+    bench.gate.disconnect(ONE, true, bench.now);
+    bench.quiet();
+    assert_eq!(bench.pass(GRACE), []);
+    // Waited for anew, because what it requires has changed, while nobody is there.
+    let again = bench.table.apply(vec![Change::Put(resource(Endpoints, "b", "better"))]).unwrap();
+    bench.gate.watch(key(), first, again, bench.now);
+    assert_eq!(bench.told(), []);
+    for (id, node) in [(TWO, "b"), (THREE, "c"), (FOUR, "d")] {
+        bench.gate.connect(id, node.into());
+        bench.quiet();
+        bench.gate.asks(id, ScopedRoute);
+        assert_eq!(bench.gate.outstanding(id), [key()]);
+    }
+    bench.says(TWO, Standing::Rejected(first));
+    assert_eq!(bench.told(), [Feedback::Refused { key: key(), revision: again }]);
+    bench.says(FOUR, Standing::Rejected(first));
+    assert_eq!(bench.told(), [], "once is enough");
+    assert_eq!(bench.pass(LAG * 2), [], "who has not answered does not lag: it has nothing older");
+    bench.gate.disconnect(FOUR, true, bench.now);
+    bench.quiet();
+    bench.join(FOUR, "e");
+    assert_eq!(bench.applied(FOUR, first), [applied(again), released(again)], "the third is not waited for");
+    for id in [TWO, THREE, FOUR] {
+        bench.report(id, vec![]);
+        assert_eq!(bench.gate.outstanding(id), []);
+    }
+}
+
+#[test]
+fn what_all_refused_that_kept_up_is_applied_when_one_that_lagged_takes_it() {
+    let mut bench = Bench::new();
+    bench.join(ONE, "a");
+    bench.join(TWO, "b");
+    let before = bench.change("1");
+    bench.applied(ONE, before);
+    assert_eq!(bench.pass(LAG), [applied(before)]);
+    assert_eq!(bench.pass(GRACE), [released(before)]);
+    let revision = bench.change("2");
+    bench.says(ONE, Standing::Rejected(revision));
+    assert_eq!(bench.told(), [Feedback::Refused { key: key(), revision }]);
+    bench.report(TWO, vec![]);
+    assert_eq!(bench.applied(TWO, revision), [applied(revision), released(revision)]);
+}
+
+#[test]
+fn a_newer_change_of_what_all_refused_is_like_any_other() {
+    let mut bench = Bench::new();
+    bench.join(ONE, "a");
+    let first = bench.change("1");
+    bench.says(ONE, Standing::Rejected(first));
+    bench.told();
+    bench.gate.disconnect(ONE, false, bench.now);
+    bench.quiet();
+    let second = bench.change("2");
+    assert_eq!(bench.told(), [applied(second), released(second)]);
+}
+
 #[test]
 fn clients_that_reconnect_in_a_loop_are_merged_into_one() {
     let mut bench = Bench::new();
@@ -297,4 +365,154 @@ fn refusals_are_bounded_however_many_of_them_are_read_in_between() {
     }
     let left: usize = std::iter::repeat_with(|| bench.told().len()).take_while(|told| *told > 0).sum();
     assert!(read > 0 && left <= 10_000, "{left} were kept");
+}
+
+const KEYS: [&str; 2] = ["iris", "wine"];
+
+#[derive(Clone, Debug)]
+enum Step {
+    Connect(u64),
+    Disconnect {
+        stream: u64,
+        served: bool,
+    },
+    Change(usize),
+    /// It is waited for anew, unchanged.
+    Anew(usize),
+    /// What a stream makes of all that it is asked about.
+    Say {
+        stream: u64,
+        took: bool,
+    },
+    Sync(u64),
+    Pass(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let (stream, key) = (1..4_u64, 0..KEYS.len());
+    prop_oneof![
+        2 => stream.clone().prop_map(Step::Connect),
+        1 => (stream.clone(), any::<bool>()).prop_map(|(stream, served)| Step::Disconnect { stream, served }),
+        2 => key.clone().prop_map(Step::Change),
+        1 => key.prop_map(Step::Anew),
+        4 => (stream.clone(), any::<bool>()).prop_map(|(stream, took)| Step::Say { stream, took }),
+        2 => stream.prop_map(Step::Sync),
+        1 => (0..8_000_u64).prop_map(Step::Pass),
+    ]
+}
+
+/// What was told of the latest change of a key.
+#[derive(Debug, Default)]
+struct Told {
+    at: Revision,
+    revision: Revision,
+    refused: bool,
+    applied: bool,
+    released: bool,
+    /// Since it was changed a stream took it.
+    took: bool,
+    /// Since it was changed all that counted refused it, and nobody took it.
+    was_refused: bool,
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 10_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever happens, of a change at most one of each is told and in their order, what was refused is applied only when a
+    /// stream took it, nobody is asked about what is over, and in the end every change is applied and
+    /// released.
+    #[test]
+    fn every_change_has_an_end(steps in prop::collection::vec(step(), 1..60)) {
+        let mut bench = Bench::new();
+        let mut told: BTreeMap<Key, Told> = BTreeMap::new();
+        // A client that comes back is another stream.
+        let mut streams: BTreeMap<u64, StreamId> = BTreeMap::new();
+        let mut next = 1;
+        let key = |number: usize| Key::new(ScopedRoute, KEYS[number]);
+        // Who has refused it is not asked again as long as it stays as it is.
+        let ending = (1..4).flat_map(|stream| {
+            let gone = Step::Disconnect { stream, served: true };
+            [gone, Step::Connect(stream), Step::Sync(stream), Step::Say { stream, took: true }]
+        });
+        let ending = ending.chain([Step::Pass(8_000), Step::Pass(8_000), Step::Pass(8_000)]);
+        for (number, step) in steps.into_iter().chain(ending).enumerate() {
+            match step {
+                Step::Connect(stream) => {
+                    streams.entry(stream).or_insert_with(|| {
+                        next += 1;
+                        bench.gate.connect(StreamId(next), format!("{stream}"));
+                        bench.gate.asks(StreamId(next), ScopedRoute);
+                        StreamId(next)
+                    });
+                }
+                Step::Disconnect { stream, served } => {
+                    if let Some(id) = streams.remove(&stream) {
+                        bench.gate.disconnect(id, served, bench.now);
+                    }
+                }
+                Step::Change(index) => {
+                    let revision = bench.table.apply(vec![Change::Put(resource(ScopedRoute, KEYS[index], &format!("{number}")))]);
+                    let revision = revision.unwrap();
+                    bench.gate.watch(key(index), revision, revision, bench.now);
+                    told.insert(key(index), Told { at: revision, revision, ..Told::default() });
+                }
+                Step::Anew(index) => {
+                    if let Some(told) = told.get_mut(&key(index)) {
+                        let revision = bench.table.apply(vec![Change::Put(resource(Cluster, "a", &format!("{number}")))]).unwrap();
+                        bench.gate.watch(key(index), told.at, revision, bench.now);
+                        let was_refused = !told.applied && (told.refused || told.was_refused);
+                        *told = Told { at: told.at, revision, was_refused, ..Told::default() };
+                    }
+                }
+                Step::Say { stream, took } => {
+                    if let Some(id) = streams.get(&stream) {
+                        let standings = bench.gate.outstanding(*id).into_iter().map(|key| {
+                            let told = told.get_mut(&key).expect("it is asked about what was changed");
+                            assert!(!told.released, "{key} is over");
+                            told.took |= took;
+                            (key, if took { Standing::Applied(told.at) } else { Standing::Rejected(told.at) })
+                        });
+                        let standings = standings.collect();
+                        bench.gate.report(*id, bench.progress(), standings, bench.table.revision());
+                    }
+                }
+                Step::Sync(stream) => {
+                    if let Some(id) = streams.get(&stream) {
+                        bench.gate.report(*id, bench.progress(), vec![], bench.table.revision());
+                    }
+                }
+                Step::Pass(milliseconds) => bench.now = bench.now.after(Duration::from_millis(milliseconds)),
+            }
+            for feedback in bench.told() {
+                let (key, at) = match &feedback {
+                    Feedback::Applied { key, revision }
+                    | Feedback::Released { key, revision }
+                    | Feedback::Refused { key, revision } => (key, *revision),
+                    _ => continue,
+                };
+                let told = told.get_mut(key).expect("it was changed");
+                // What a newer one superseded may have been told of before.
+                if at != told.revision {
+                    continue;
+                }
+                match feedback {
+                    Feedback::Refused { .. } => {
+                        prop_assert!(!told.refused && !told.applied && !told.took, "{told:?}");
+                        told.refused = true;
+                    }
+                    Feedback::Applied { .. } => {
+                        prop_assert!(!told.applied && (told.took || !(told.refused || told.was_refused)), "{told:?}");
+                        told.applied = true;
+                    }
+                    _ => {
+                        prop_assert!(told.applied && !told.released, "{told:?}");
+                        told.released = true;
+                    }
+                }
+            }
+        }
+        for (key, told) in told {
+            prop_assert!(told.applied && told.released, "{key}: {told:?}");
+        }
+    }
 }
