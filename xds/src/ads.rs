@@ -154,10 +154,14 @@ impl Ads {
         let revision = {
             let mut gate = shared.gate();
             let mut table = shared.table_mut();
+            let changed: Vec<Key> = if gate.has_refused() { changes.iter().map(Change::key).collect() } else { vec![] };
             let revision = table.apply_as(changes, name)?;
+            let at = |key: &Key| table.entry(key.kind, &key.name).map_or(Revision::ZERO, |entry| entry.revision);
             for key in gated {
-                let at = table.entry(key.kind, &key.name).map_or(Revision::ZERO, |entry| entry.revision);
-                gate.watch(key, at, revision, now);
+                gate.watch(key.clone(), at(&key), revision, now);
+            }
+            for key in changed {
+                gate.changed(&key, at(&key));
             }
             shared.forget_tombstones(&mut table);
             revision
@@ -337,6 +341,9 @@ async fn tell(shared: Weak<Shared>, wake: Arc<Notify>, owner: mpsc::Sender<Feedb
             let wished = shared.demand().poll();
             let mut gate = shared.gate();
             let told = gate.poll(now).into_iter().chain(wished).collect::<Vec<_>>();
+            if gate.take_asks() {
+                shared.changes.send_modify(|count| *count += 1);
+            }
             (told, !gate.has_news(), gate.due().map(|due| shared.instant(due)))
         };
         for feedback in told {

@@ -9,14 +9,16 @@
 //!
 //! Not here: sessions and sockets. Pure: the time is an argument. A newer change of a key supersedes the older one.
 
+mod feedback;
 mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use crate::resource::{Key, Kind, Revision, Version};
+use crate::resource::{Key, Kind, Revision};
 use crate::session::{Rejection, Standing};
 use crate::time::Time;
+pub use feedback::Feedback;
 use waiting::Waiting;
 
 /// Lost streams that are told apart. Beyond, one waits for all of them, so a client that reconnects in a loop costs
@@ -35,44 +37,6 @@ pub struct StreamId(pub u64);
 
 /// Stands for streams of which nothing is known but that they may exist: those of an earlier run of this server.
 const UNKNOWN: StreamId = StreamId(0);
-
-/// What the owner of the table is told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Feedback {
-    Applied {
-        key: Key,
-        revision: Revision,
-    },
-    Released {
-        key: Key,
-        revision: Revision,
-    },
-    /// One client refused it; others may have applied it. Comes before `Applied` or `Refused` of the same change, if they come at
-    /// all. `version` is `None` for a refused removal.
-    Rejected {
-        key: Key,
-        version: Option<Version>,
-        node: String,
-        message: String,
-    },
-    /// Comes instead of `Applied`: of all clients that were waited for some refused it, or something that it requires, and none
-    /// applied it. `Applied` and `Released` come after it if one does that comes later.
-    Refused {
-        key: Key,
-        revision: Revision,
-    },
-    Connected {
-        streams: usize,
-    },
-    /// Somebody asks for a resource that is made on demand ([`crate::OnDemand`]).
-    Wanted {
-        key: Key,
-    },
-    /// Nobody asks for it any more.
-    Unwanted {
-        key: Key,
-    },
-}
 
 /// How far a stream is with each kind: `None` is not asked for, `Some(None)` is in its first sync.
 pub type Progress = [Option<Option<Revision>>; Kind::COUNT];
@@ -105,8 +69,11 @@ pub struct Gate {
     waiting: BTreeMap<Key, Box<Waiting>>,
     /// Those of them that whoever counted refused. Streams that come are asked about them.
     refused: BTreeSet<Key>,
-    /// In order of time, because `lag_after` is the same for all.
-    bounds: VecDeque<(Time, Key, Revision)>,
+    /// In order of time, because `lag_after` is the same for all; with the serial of the watch.
+    bounds: VecDeque<(Time, Key, u64)>,
+    watches: u64,
+    /// Streams were asked about what they may have taken long ago, so nothing else makes them answer.
+    asks: bool,
     newest: Revision,
     newest_stream: StreamId,
     outbox: VecDeque<Feedback>,
@@ -126,6 +93,8 @@ impl Gate {
             waiting: BTreeMap::new(),
             refused: BTreeSet::new(),
             bounds: VecDeque::new(),
+            watches: 0,
+            asks: false,
             newest: Revision::ZERO,
             newest_stream: UNKNOWN,
             outbox: VecDeque::new(),
@@ -204,6 +173,7 @@ impl Gate {
                 && stream.waits.insert(key.clone())
             {
                 waiting.asked.insert(id);
+                self.asks = true;
             }
         }
     }
@@ -213,7 +183,9 @@ impl Gate {
         let was_refused = self.unwatch(&key).is_some_and(|before| before.at == at && before.is_refused());
         self.newest = self.newest.max(at);
         let slot = key.kind.index();
-        let mut waiting = Waiting::new(at, revision, was_refused);
+        self.watches += 1;
+        let serial = self.watches;
+        let mut waiting = Waiting::new(serial, at, revision, was_refused);
         for (id, stream) in &mut self.streams {
             let Some(synced) = stream.progress[slot] else { continue };
             match stream.lagging {
@@ -232,7 +204,7 @@ impl Gate {
             lost.waits.insert(key.clone());
         }
         if !waiting.released_by.is_empty() {
-            self.bounds.push_back((now.after(self.lag_after), key.clone(), at));
+            self.bounds.push_back((now.after(self.lag_after), key.clone(), serial));
         }
         self.waiting.insert(key.clone(), Box::new(waiting));
         self.conclude(&key);
@@ -295,8 +267,8 @@ impl Gate {
 
     /// Lets pass what is due and hands out what there is to tell, or a part of it.
     pub fn poll(&mut self, now: Time) -> Vec<Feedback> {
-        while let Some((due, key, at)) = self.bounds.front().cloned() {
-            let live = self.waiting.get(&key).filter(|waiting| waiting.at == at);
+        while let Some((due, key, serial)) = self.bounds.front().cloned() {
+            let live = self.waiting.get(&key).filter(|waiting| waiting.serial == serial);
             if due > now && live.is_some() {
                 break;
             }
@@ -346,10 +318,28 @@ impl Gate {
         self.outbox.clear();
     }
 
-    /// Whether there is something to tell before anything is due.
+    /// Whether there is something to tell, or streams to make answer, before anything is due.
     #[must_use]
     pub fn has_news(&self) -> bool {
-        !self.outbox.is_empty()
+        !self.outbox.is_empty() || self.asks
+    }
+
+    /// Whether there is something that all refused.
+    #[must_use]
+    pub fn has_refused(&self) -> bool {
+        !self.refused.is_empty()
+    }
+
+    /// Whether streams are to be made to answer for what they wait for, since the last call.
+    pub fn take_asks(&mut self) -> bool {
+        std::mem::take(&mut self.asks)
+    }
+
+    /// The change of a key that nobody waits for was made at this revision: what all refused of it before is over.
+    pub fn changed(&mut self, key: &Key, at: Revision) {
+        if self.refused.contains(key) && self.waiting.get(key).is_some_and(|waiting| waiting.at != at) {
+            self.unwatch(key);
+        }
     }
 
     fn tell(&mut self, feedback: Feedback) {
@@ -456,13 +446,13 @@ impl Gate {
         let revision = waiting.revision;
         let told_before = waiting.told_applied;
         if !told_before && waiting.acks == 0 && (waiting.refusals > 0 || waiting.was_refused) {
-            let is_news = waiting.refusals > 0 && !waiting.told_refused;
-            waiting.told_refused |= is_news;
+            let is_news = !std::mem::replace(&mut waiting.told_refused, true);
             if self.refused.insert(key.clone()) {
                 // Some came since it was changed. Who refused it says so again.
                 for (id, stream) in &mut self.streams {
                     if stream.progress[key.kind.index()].is_some() && stream.waits.insert(key.clone()) {
                         waiting.asked.insert(*id);
+                        self.asks = true;
                     }
                 }
             }

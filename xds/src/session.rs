@@ -383,7 +383,7 @@ impl Session {
         is_all
     }
 
-    /// It is told now, whatever it was before.
+    /// It is told now, whatever it was before, or is of no interest any more.
     fn pardon(&mut self, lane: &mut Lane, name: &Name) {
         self.pardons += u64::from(lane.unhold(name) | lane.release(name));
     }
@@ -422,6 +422,7 @@ impl Session {
                 self.pardons += u64::from(was_stuck && !is_stuck);
             }
             Verdict::Skip => self.pardons += u64::from(lane.unhold(name)),
+            Verdict::Foreign => self.pardon(lane, name),
         }
     }
 

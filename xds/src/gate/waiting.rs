@@ -32,6 +32,8 @@ impl Streams {
 /// A change that is waited for.
 #[derive(Debug)]
 pub(super) struct Waiting {
+    /// Tells it from what was waited for of the key before.
+    pub serial: u64,
     /// The change of the key itself; `revision` is what the owner knows it by.
     pub at: Revision,
     pub revision: Revision,
@@ -49,8 +51,9 @@ pub(super) struct Waiting {
 
 impl Waiting {
     /// Nobody is waited for yet.
-    pub fn new(at: Revision, revision: Revision, was_refused: bool) -> Self {
+    pub fn new(serial: u64, at: Revision, revision: Revision, was_refused: bool) -> Self {
         Waiting {
+            serial,
             at,
             revision,
             applied_by: Streams::default(),

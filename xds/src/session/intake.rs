@@ -166,7 +166,10 @@ impl Session {
         }
         for (name, version) in inflight.items.iter() {
             let key = Key { kind: lane.kind, name: name.clone() };
-            lane.refuse(name.clone(), version, &message);
+            // It may have dropped the name meanwhile.
+            if lane.interest.wants(name, Visibility::Wildcard) {
+                lane.refuse(name.clone(), version, &message);
+            }
             self.rejections.push(Rejection { key, version, message: message.clone() });
         }
         // What requires it is judged anew.

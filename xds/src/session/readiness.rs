@@ -20,6 +20,8 @@ pub(super) enum Verdict {
     Remove,
     Hold,
     Skip,
+    /// The client does not want it.
+    Foreign,
 }
 
 impl Session {
@@ -28,7 +30,7 @@ impl Session {
         let visibility = entry.map_or(Visibility::Wildcard, |entry| entry.visibility());
         if !lane.interest.wants(name, visibility) {
             // Dropped by name under a wildcard that does not show it: the client is told that it is gone.
-            return if why == Some(Why::Asked) { Verdict::Remove } else { Verdict::Skip };
+            return if why == Some(Why::Asked) { Verdict::Remove } else { Verdict::Foreign };
         }
         let refused = lane.quarantine.get(name);
         if let Some(resource) = self.current(lane.kind, name, table) {

@@ -275,7 +275,7 @@ fn what_all_refused_is_applied_when_one_that_comes_later_takes_it() {
     // Waited for anew, because what it requires has changed, while nobody is there.
     let again = bench.table.apply(vec![Change::Put(resource(Endpoints, "b", "better"))]).unwrap();
     bench.gate.watch(key(), first, again, bench.now);
-    assert_eq!(bench.told(), []);
+    assert_eq!(bench.told(), [Feedback::Refused { key: key(), revision: again }], "nobody has taken it");
     for (id, node) in [(TWO, "b"), (THREE, "c"), (FOUR, "d")] {
         bench.gate.connect(id, node.into());
         bench.quiet();
@@ -283,7 +283,6 @@ fn what_all_refused_is_applied_when_one_that_comes_later_takes_it() {
         assert_eq!(bench.gate.outstanding(id), [key()]);
     }
     bench.says(TWO, Standing::Rejected(first));
-    assert_eq!(bench.told(), [Feedback::Refused { key: key(), revision: again }]);
     bench.says(FOUR, Standing::Rejected(first));
     assert_eq!(bench.told(), [], "once is enough");
     assert_eq!(bench.pass(LAG * 2), [], "who has not answered does not lag: it has nothing older");
@@ -309,8 +308,46 @@ fn what_all_refused_that_kept_up_is_applied_when_one_that_lagged_takes_it() {
     let revision = bench.change("2");
     bench.says(ONE, Standing::Rejected(revision));
     assert_eq!(bench.told(), [Feedback::Refused { key: key(), revision }]);
-    bench.report(TWO, vec![]);
+    assert!(bench.gate.take_asks(), "the one that does not lag, which changes nothing");
+    bench.says(ONE, Standing::Rejected(revision));
+    assert_eq!(bench.told(), []);
+    // It has answered before it is asked.
+    bench.gate.report(TWO, bench.progress(), vec![], bench.table.revision());
+    assert!(bench.gate.has_news() && bench.gate.take_asks() && !bench.gate.has_news());
     assert_eq!(bench.applied(TWO, revision), [applied(revision), released(revision)]);
+}
+
+#[test]
+fn what_all_refused_is_over_when_it_changes_though_nobody_waits_for_that() {
+    let mut bench = Bench::new();
+    bench.join(ONE, "a");
+    let first = bench.change("1");
+    bench.says(ONE, Standing::Rejected(first));
+    assert_eq!(bench.told(), [Feedback::Refused { key: key(), revision: first }]);
+    assert_eq!(bench.gate.outstanding(ONE), [key()], "once more");
+    bench.gate.changed(&key(), first);
+    assert!(bench.gate.has_refused(), "it is as it was");
+    let second = bench.table.apply(vec![Change::Remove(key())]).unwrap();
+    bench.gate.changed(&key(), second);
+    assert!(!bench.gate.has_refused());
+    assert_eq!(bench.gate.outstanding(ONE), []);
+    bench.join(TWO, "b");
+    bench.gate.asks(TWO, ScopedRoute);
+    assert_eq!(bench.gate.outstanding(TWO), []);
+}
+
+/// Each has its own time, though the change itself is the same.
+#[test]
+fn what_is_waited_for_anew_may_take_as_long_as_what_is_new() {
+    let mut bench = Bench::new();
+    bench.join(ONE, "a");
+    let first = bench.change("1");
+    assert_eq!(bench.pass(LAG - Duration::from_millis(1)), []);
+    let again = bench.table.apply(vec![Change::Put(resource(Endpoints, "b", "better"))]).unwrap();
+    bench.gate.watch(key(), first, again, bench.now);
+    assert_eq!(bench.pass(LAG - Duration::from_millis(1)), []);
+    assert!(!bench.gate.is_lagging(ONE));
+    assert_eq!(bench.applied(ONE, first), [applied(again), released(again)]);
 }
 
 #[test]

@@ -301,6 +301,28 @@ fn what_is_kept_for_a_client_that_refuses_is_bounded() {
     assert_eq!(said.iter().map(|response| response.split_whitespace().count() - 1).sum::<usize>(), 2_000);
 }
 
+/// It says no to what it has dropped meanwhile, or what was refused is not for it any more.
+#[test]
+fn what_is_of_no_interest_any_more_keeps_nothing_though_it_was_refused() {
+    for is_dropped in [true, false] {
+        let mut peer = in_sync(Mode::Delta);
+        if is_dropped {
+            assert_eq!(peer.put(Kind::Route, "r", "bad"), NOTHING);
+            assert_eq!(peer.ask(Kind::Route, &["r"]), ["Route +r"]);
+            assert_eq!(peer.unsubscribe(Kind::Route, &["r"]), NOTHING);
+            assert_eq!(peer.nack(Kind::Route), NOTHING);
+        } else {
+            let bad = resource(Listener, "l", "bad");
+            assert_eq!(peer.apply(vec![Change::Put(bad.clone())]), ["Listener +l"]);
+            assert_eq!(peer.nack(Listener), NOTHING);
+            assert_eq!(peer.apply(vec![Change::Put(bad.named_only())]), NOTHING);
+        }
+        assert_eq!(peer.remove(ScopedRoute, "iris"), ["ScopedRoute -iris"]);
+        assert_eq!(peer.apply(vec![gone(Cluster, "a"), gone(Endpoints, "a")]), NOTHING);
+        assert_eq!(peer.ack(ScopedRoute), ["Endpoints -a", "Cluster -a"], "is_dropped: {is_dropped}");
+    }
+}
+
 /// The stream has nothing more to say at that moment but the rest of it.
 #[test]
 fn a_stream_is_not_in_sync_while_more_comes_than_fits_in_a_response() {

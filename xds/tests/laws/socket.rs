@@ -108,6 +108,38 @@ async fn removal_is_released_by_its_acknowledgement_whatever_was_published_meanw
     assert_eq!(told(&mut feedback).await, Feedback::Released { key: scope, revision });
 }
 
+/// It has answered before anybody asks it, and says nothing more by itself.
+#[tokio::test]
+async fn what_one_refused_is_applied_by_one_that_came_meanwhile_and_took_it() {
+    let (ads, mut feedback, address) = serve(Duration::ZERO).await;
+    ads.open(false);
+    let scope = Key::new(Kind::ScopedRoute, "iris");
+    let begin = async |name: &str| {
+        let (requests, outgoing) = mpsc::channel(8);
+        requests.send(DeltaDiscoveryRequest { node: node(name), ..delta(Kind::ScopedRoute, "") }).await.unwrap();
+        let mut client = client(address).await;
+        let responses = client.delta_aggregated_resources(ReceiverStream::new(outgoing)).await.unwrap();
+        let mut responses = responses.into_inner();
+        let first = responses.message().await.unwrap().unwrap();
+        requests.send(delta(Kind::ScopedRoute, &first.nonce)).await.unwrap();
+        (requests, responses)
+    };
+    let (requests, mut responses) = begin("envoy-0").await;
+    until(&ads, "synced", |streams| streams.iter().any(|stream| stream.synced)).await;
+    let changes = vec![Change::Put(resource(Kind::ScopedRoute, "iris", "1"))];
+    let revision = ads.publish(changes, vec![scope.clone()]).unwrap();
+    let second = responses.message().await.unwrap().unwrap();
+    let _other = begin("envoy-1").await;
+    until(&ads, "both are synced", |streams| streams.iter().filter(|stream| stream.synced).count() == 2).await;
+    let error = envoy_types::pb::google::rpc::Status { message: "no such".into(), ..Default::default() };
+    let nack = DeltaDiscoveryRequest { error_detail: Some(error), ..delta(Kind::ScopedRoute, &second.nonce) };
+    requests.send(nack).await.unwrap();
+    assert!(matches!(told(&mut feedback).await, Feedback::Rejected { .. }));
+    assert_eq!(told(&mut feedback).await, Feedback::Refused { key: scope.clone(), revision });
+    assert_eq!(told(&mut feedback).await, Feedback::Applied { key: scope.clone(), revision });
+    assert_eq!(told(&mut feedback).await, Feedback::Released { key: scope, revision });
+}
+
 #[tokio::test]
 async fn delta_from_publication_to_release() {
     let (ads, mut feedback, address) = serve(Duration::ZERO).await;
