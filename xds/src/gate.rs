@@ -161,21 +161,24 @@ impl Gate {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         if stream.progress[kind.index()].is_none() {
             stream.progress[kind.index()] = Some(None);
-            self.ask_about_refused(id);
+            // It is about to answer.
+            let _is_asked = self.ask_about_refused(id);
         }
     }
 
-    /// Listens to what a stream makes of what all others refused.
-    fn ask_about_refused(&mut self, id: StreamId) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
+    /// Listens to what a stream makes of what all others refused. Returns whether there is something.
+    fn ask_about_refused(&mut self, id: StreamId) -> bool {
+        let Some(stream) = self.streams.get_mut(&id) else { return false };
+        let mut is_asked = false;
         for key in self.refused.iter().filter(|key| stream.progress[key.kind.index()].is_some()) {
             if let Some(waiting) = self.waiting.get_mut(key)
                 && stream.waits.insert(key.clone())
             {
                 waiting.asked.insert(id);
-                self.asks = true;
+                is_asked = true;
             }
         }
+        is_asked
     }
 
     /// Begins to wait for a change: `at` is the change of the key, `revision` what the owner knows it by.
@@ -224,7 +227,7 @@ impl Gate {
             && progress.iter().flatten().all(|settled| settled.is_some_and(|settled| settled >= mark))
         {
             stream.lagging = None;
-            self.ask_about_refused(id);
+            self.asks |= self.ask_about_refused(id);
         }
         for (key, standing) in standings {
             let Some(waiting) = self.waiting.get_mut(&key) else { continue };
