@@ -166,6 +166,11 @@ impl Gate {
         }
     }
 
+    /// A stream may take what it refused, or did not want, before.
+    pub fn ask_again(&mut self, id: StreamId) {
+        self.asks |= self.ask_about_refused(id);
+    }
+
     /// Listens to what a stream makes of what all others refused. Returns whether there is something.
     fn ask_about_refused(&mut self, id: StreamId) -> bool {
         let Some(stream) = self.streams.get_mut(&id) else { return false };
@@ -183,7 +188,7 @@ impl Gate {
 
     /// Begins to wait for a change: `at` is the change of the key, `revision` what the owner knows it by.
     pub fn watch(&mut self, key: Key, at: Revision, revision: Revision, now: Time) {
-        let was_refused = self.unwatch(&key).is_some_and(|before| before.at == at && before.is_refused());
+        let was_refused = self.unwatch(&key).is_some_and(|before| before.is_of(at) && before.is_refused());
         self.newest = self.newest.max(at);
         let slot = key.kind.index();
         self.watches += 1;
@@ -227,7 +232,7 @@ impl Gate {
             && progress.iter().flatten().all(|settled| settled.is_some_and(|settled| settled >= mark))
         {
             stream.lagging = None;
-            self.asks |= self.ask_about_refused(id);
+            self.ask_again(id);
         }
         for (key, standing) in standings {
             let Some(waiting) = self.waiting.get_mut(&key) else { continue };
@@ -340,7 +345,7 @@ impl Gate {
 
     /// The change of a key that nobody waits for was made at this revision: what all refused of it before is over.
     pub fn changed(&mut self, key: &Key, at: Revision) {
-        if self.refused.contains(key) && self.waiting.get(key).is_some_and(|waiting| waiting.at != at) {
+        if self.refused.contains(key) && self.waiting.get(key).is_some_and(|waiting| !waiting.is_of(at)) {
             self.unwatch(key);
         }
     }

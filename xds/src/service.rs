@@ -402,6 +402,7 @@ impl Joined {
     fn step(&mut self, request: Option<Request>, is_ending: bool) -> Result<Vec<Response>, Status> {
         let now = self.shared.now();
         let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+        let openness = session.openness();
         let outstanding = {
             let mut gate = self.shared.gate();
             if let Some(request) = &request {
@@ -443,6 +444,9 @@ impl Joined {
             gate.reject(node, rejection);
         }
         gate.report(self.id, progress, standings, judged_at);
+        if session.openness() != openness {
+            gate.ask_again(self.id);
+        }
         let news = gate.has_news();
         drop(gate);
         if news {

@@ -64,6 +64,8 @@ pub struct Session {
     progress: u64,
     /// Counts what was refused, or stuck because of that, and is no more.
     pardons: u64,
+    /// Counts requests that ask for more than before.
+    asked: u64,
     nonce: u64,
     rejections: Vec<Rejection>,
     counters: Counters,
@@ -103,6 +105,7 @@ impl Session {
             resumed_at: None,
             progress: 0,
             pardons: 0,
+            asked: 0,
             nonce: 0,
             rejections: Vec::new(),
             counters: Counters::default(),
@@ -145,6 +148,12 @@ impl Session {
             lane.whole_since.is_some() || lane.inflight.as_ref().is_some_and(|inflight| inflight.is_first)
         };
         self.lanes.iter().flatten().any(is_first)
+    }
+
+    /// Differs from what it was when the client may take what it refused, or did not want, before.
+    #[must_use]
+    pub fn openness(&self) -> u64 {
+        self.pardons + self.asked
     }
 
     /// All that was sent is acknowledged, or refused.

@@ -67,6 +67,11 @@ impl Waiting {
         }
     }
 
+    /// Whether it is this change. A removal that all have passed is forgotten: it has none.
+    pub fn is_of(&self, at: Revision) -> bool {
+        at == self.at || at == Revision::ZERO
+    }
+
     /// Nobody has taken it, and whoever counted refused it.
     pub fn is_refused(&self) -> bool {
         !self.told_applied && (self.told_refused || self.was_refused)

@@ -56,11 +56,10 @@ impl Session {
             }
         }
         self.wish(lane, &moves, now);
-        if is_less {
-            // What is not asked for any more keeps nothing back.
-            self.progress += 1;
-            self.pardons += 1;
-        }
+        // What is not asked for any more keeps nothing back.
+        self.pardons += u64::from(is_less);
+        self.progress += u64::from(is_less || !moves.dropped.is_empty());
+        self.asked += u64::from(moves.wildcard_began || !moves.asked.is_empty());
         if first {
             lane.cursor = table.revision();
         }

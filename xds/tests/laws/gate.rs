@@ -327,6 +327,8 @@ fn what_all_refused_is_over_when_it_changes_though_nobody_waits_for_that() {
     assert_eq!(bench.gate.outstanding(ONE), [key()], "once more");
     bench.gate.changed(&key(), first);
     assert!(bench.gate.has_refused(), "it is as it was");
+    bench.gate.changed(&key(), Revision::ZERO);
+    assert!(bench.gate.has_refused(), "a removal that is forgotten is as it was");
     let second = bench.table.apply(vec![Change::Remove(key())]).unwrap();
     bench.gate.changed(&key(), second);
     assert!(!bench.gate.has_refused());

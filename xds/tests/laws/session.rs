@@ -555,3 +555,15 @@ fn what_goes_before_a_wildcard_begins_is_said_with_it() {
         assert_eq!(peer.put(kind, "z", "1"), [format!("{kind:?} +y +z")]);
     }
 }
+
+/// They were on their way, so that they count as asked for and not there.
+#[test]
+fn what_waits_for_endpoints_that_are_dropped_on_their_way_comes() {
+    let mut peer = in_sync(Mode::Delta);
+    assert_eq!(peer.apply([cluster("c"), cluster("d")].concat()), ["Cluster +c +d"]);
+    assert_eq!(peer.ack(Cluster), NOTHING);
+    peer.now = peer.now.after(PATIENCE);
+    assert_eq!(peer.ask(Endpoints, &["c", "d"]), ["Endpoints +c +d"]);
+    assert_eq!(peer.apply(vec![scope("wine", "c")]), NOTHING);
+    assert_eq!(peer.unsubscribe(Endpoints, &["c", "d"]), ["ScopedRoute +wine"]);
+}

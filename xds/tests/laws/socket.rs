@@ -140,6 +140,51 @@ async fn what_one_refused_is_applied_by_one_that_came_meanwhile_and_took_it() {
     assert_eq!(told(&mut feedback).await, Feedback::Released { key: scope, revision });
 }
 
+/// As gRPC clients do, which add names to the stream that they have.
+#[tokio::test]
+async fn what_one_refused_is_applied_by_one_that_asks_for_it_later() {
+    let (ads, mut feedback, address) = serve(Duration::ZERO).await;
+    ads.open(false);
+    let names = ["a", "b"].map(|name| Key::new(Kind::Endpoints, name));
+    ads.publish(
+        names.iter().map(|key| Change::Put(resource(Kind::Endpoints, key.name.as_str(), "1"))).collect(),
+        vec![],
+    )
+    .unwrap();
+    let ask = |name: &str| DeltaDiscoveryRequest {
+        node: node("client"),
+        resource_names_subscribe: vec![name.to_owned()],
+        ..delta(Kind::Endpoints, "")
+    };
+    let begin = async |name: &str| {
+        let (requests, outgoing) = mpsc::channel(8);
+        requests.send(ask(name)).await.unwrap();
+        let mut client = client(address).await;
+        let responses = client.delta_aggregated_resources(ReceiverStream::new(outgoing)).await.unwrap();
+        let mut responses = responses.into_inner();
+        let first = responses.message().await.unwrap().unwrap();
+        requests.send(delta(Kind::Endpoints, &first.nonce)).await.unwrap();
+        (requests, responses)
+    };
+    let (one, mut to_one) = begin("b").await;
+    let (other, mut to_other) = begin("a").await;
+    until(&ads, "both are synced", |streams| streams.iter().filter(|stream| stream.synced).count() == 2).await;
+    let key = names[1].clone();
+    let changes = vec![Change::Put(resource(Kind::Endpoints, "b", "2"))];
+    let revision = ads.publish(changes, vec![key.clone()]).unwrap();
+    let second = to_one.message().await.unwrap().unwrap();
+    let error = envoy_types::pb::google::rpc::Status { message: "no such".into(), ..Default::default() };
+    let nack = DeltaDiscoveryRequest { error_detail: Some(error), ..delta(Kind::Endpoints, &second.nonce) };
+    one.send(nack).await.unwrap();
+    assert!(matches!(told(&mut feedback).await, Feedback::Rejected { .. }));
+    assert_eq!(told(&mut feedback).await, Feedback::Refused { key: key.clone(), revision });
+    other.send(ask("b")).await.unwrap();
+    let late = to_other.message().await.unwrap().unwrap();
+    other.send(delta(Kind::Endpoints, &late.nonce)).await.unwrap();
+    assert_eq!(told(&mut feedback).await, Feedback::Applied { key: key.clone(), revision });
+    assert_eq!(told(&mut feedback).await, Feedback::Released { key, revision });
+}
+
 #[tokio::test]
 async fn delta_from_publication_to_release() {
     let (ads, mut feedback, address) = serve(Duration::ZERO).await;
