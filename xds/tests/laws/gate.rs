@@ -227,7 +227,7 @@ fn streams_of_an_earlier_run_hold_releases_for_the_grace_after_opening() {
 }
 
 #[test]
-fn what_one_stream_refused_does_not_gate_and_what_all_refused_is_never_applied() {
+fn what_one_stream_refused_does_not_gate_and_what_all_refused_is_not_applied() {
     let mut bench = Bench::new();
     bench.join(ONE, "a");
     bench.join(TWO, "b");

@@ -6,6 +6,20 @@ use xds::{Change, Key, Kind, Mode, Standing};
 use crate::peer::{Peer, resource};
 use crate::session::{NOTHING, cluster, gone, in_sync, scope, waiting_for_endpoints};
 
+/// In sync, with a scope that leads to a new cluster of which the client refused this.
+fn wine_stuck_on(refused: Kind) -> Peer {
+    let mut peer = in_sync(Mode::Delta);
+    let mut changes = vec![scope("wine", "b")];
+    changes.extend(cluster("b"));
+    assert_eq!(peer.apply(changes), ["Cluster +b"]);
+    if refused == Endpoints {
+        assert_eq!(peer.ack(Cluster), NOTHING);
+        assert_eq!(peer.ask(Endpoints, &["b"]), ["Endpoints +b"]);
+    }
+    assert_eq!(peer.nack(refused), NOTHING);
+    peer
+}
+
 #[test]
 fn a_refused_response_is_bisected_until_the_culprit_is_alone() {
     let mut peer = in_sync(Mode::Delta);
@@ -73,13 +87,7 @@ fn what_requires_a_refused_cluster_counts_as_refused_until_that_changes() {
 
 #[test]
 fn what_requires_refused_endpoints_counts_as_refused_until_they_change() {
-    let mut peer = in_sync(Mode::Delta);
-    let mut changes = vec![scope("wine", "b")];
-    changes.extend(cluster("b"));
-    assert_eq!(peer.apply(changes), ["Cluster +b"]);
-    assert_eq!(peer.ack(Cluster), NOTHING);
-    assert_eq!(peer.ask(Endpoints, &["b"]), ["Endpoints +b"]);
-    assert_eq!(peer.nack(Endpoints), NOTHING);
+    let mut peer = wine_stuck_on(Endpoints);
     let wine = Key::new(ScopedRoute, "wine");
     assert!(matches!(peer.session.standing(&wine, &peer.table), Standing::Rejected(_)));
     assert_eq!(peer.put(Endpoints, "b", "better"), ["Endpoints +b"]);
@@ -106,23 +114,13 @@ fn what_requires_an_older_cluster_that_is_there_is_not_stuck_when_a_newer_one_is
 
 #[test]
 fn what_requires_refused_endpoints_comes_when_there_are_to_be_none() {
-    let mut peer = in_sync(Mode::Delta);
-    let mut changes = vec![scope("wine", "b")];
-    changes.extend(cluster("b"));
-    assert_eq!(peer.apply(changes), ["Cluster +b"]);
-    assert_eq!(peer.ack(Cluster), NOTHING);
-    assert_eq!(peer.ask(Endpoints, &["b"]), ["Endpoints +b"]);
-    assert_eq!(peer.nack(Endpoints), NOTHING);
+    let mut peer = wine_stuck_on(Endpoints);
     assert_eq!(peer.remove(Endpoints, "b"), ["ScopedRoute +wine"]);
 }
 
 #[test]
 fn what_a_client_asks_for_no_more_keeps_nothing_back_that_was_stuck() {
-    let mut peer = in_sync(Mode::Delta);
-    let mut changes = vec![scope("wine", "b")];
-    changes.extend(cluster("b"));
-    assert_eq!(peer.apply(changes), ["Cluster +b"]);
-    assert_eq!(peer.nack(Cluster), NOTHING);
+    let mut peer = wine_stuck_on(Cluster);
     assert!(peer.unsubscribe(Cluster, &["*"]).contains(&"ScopedRoute +wine".to_owned()));
 }
 
@@ -418,11 +416,7 @@ fn very_many_stuck_scopes_hold_up_no_other_and_all_come_when_their_cluster_does(
 /// The owner waits for it anew as soon as the culprit changes, when the stream may be in the middle of something else.
 #[test]
 fn what_is_not_stuck_any_more_is_not_refused_though_it_was_not_judged_anew_yet() {
-    let mut peer = in_sync(Mode::Delta);
-    let mut changes = vec![scope("wine", "b")];
-    changes.extend(cluster("b"));
-    assert_eq!(peer.apply(changes), ["Cluster +b"]);
-    assert_eq!(peer.nack(Cluster), NOTHING);
+    let mut peer = wine_stuck_on(Cluster);
     let wine = Key::new(ScopedRoute, "wine");
     assert_eq!(peer.apply(vec![scope("other", "a")]), ["ScopedRoute +other"]);
     assert!(matches!(peer.session.standing(&wine, &peer.table), Standing::Rejected(_)));

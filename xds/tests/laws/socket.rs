@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
-use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
+use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Server};
 use xds::{Ads, Change, Config, Feedback, Key, Kind, StreamStatus};
@@ -46,6 +47,26 @@ pub fn delta(kind: Kind, nonce: &str) -> DeltaDiscoveryRequest {
         response_nonce: nonce.into(),
         ..DeltaDiscoveryRequest::default()
     }
+}
+
+fn nack(kind: Kind, nonce: &str) -> DeltaDiscoveryRequest {
+    let error = envoy_types::pb::google::rpc::Status { message: "no such".into(), ..Default::default() };
+    DeltaDiscoveryRequest { error_detail: Some(error), ..delta(kind, nonce) }
+}
+
+/// A stream that has acknowledged the first answer.
+async fn begin(
+    address: SocketAddr,
+    request: DeltaDiscoveryRequest,
+) -> (mpsc::Sender<DeltaDiscoveryRequest>, Streaming<DeltaDiscoveryResponse>) {
+    let (requests, outgoing) = mpsc::channel(8);
+    requests.send(request).await.unwrap();
+    let mut client = client(address).await;
+    let mut responses = client.delta_aggregated_resources(ReceiverStream::new(outgoing)).await.unwrap().into_inner();
+    let first = responses.message().await.unwrap().unwrap();
+    let ack = DeltaDiscoveryRequest { type_url: first.type_url, response_nonce: first.nonce, ..Default::default() };
+    requests.send(ack).await.unwrap();
+    (requests, responses)
 }
 
 /// The next feedback that is not about connections.
@@ -114,26 +135,15 @@ async fn what_one_refused_is_applied_by_one_that_came_meanwhile_and_took_it() {
     let (ads, mut feedback, address) = serve(Duration::ZERO).await;
     ads.open(false);
     let scope = Key::new(Kind::ScopedRoute, "iris");
-    let begin = async |name: &str| {
-        let (requests, outgoing) = mpsc::channel(8);
-        requests.send(DeltaDiscoveryRequest { node: node(name), ..delta(Kind::ScopedRoute, "") }).await.unwrap();
-        let mut client = client(address).await;
-        let responses = client.delta_aggregated_resources(ReceiverStream::new(outgoing)).await.unwrap();
-        let mut responses = responses.into_inner();
-        let first = responses.message().await.unwrap().unwrap();
-        requests.send(delta(Kind::ScopedRoute, &first.nonce)).await.unwrap();
-        (requests, responses)
-    };
-    let (requests, mut responses) = begin("envoy-0").await;
+    let wildcard = |name: &str| DeltaDiscoveryRequest { node: node(name), ..delta(Kind::ScopedRoute, "") };
+    let (requests, mut responses) = begin(address, wildcard("envoy-0")).await;
     until(&ads, "synced", |streams| streams.iter().any(|stream| stream.synced)).await;
     let changes = vec![Change::Put(resource(Kind::ScopedRoute, "iris", "1"))];
     let revision = ads.publish(changes, vec![scope.clone()]).unwrap();
     let second = responses.message().await.unwrap().unwrap();
-    let _other = begin("envoy-1").await;
+    let _other = begin(address, wildcard("envoy-1")).await;
     until(&ads, "both are synced", |streams| streams.iter().filter(|stream| stream.synced).count() == 2).await;
-    let error = envoy_types::pb::google::rpc::Status { message: "no such".into(), ..Default::default() };
-    let nack = DeltaDiscoveryRequest { error_detail: Some(error), ..delta(Kind::ScopedRoute, &second.nonce) };
-    requests.send(nack).await.unwrap();
+    requests.send(nack(Kind::ScopedRoute, &second.nonce)).await.unwrap();
     assert!(matches!(told(&mut feedback).await, Feedback::Rejected { .. }));
     assert_eq!(told(&mut feedback).await, Feedback::Refused { key: scope.clone(), revision });
     assert_eq!(told(&mut feedback).await, Feedback::Applied { key: scope.clone(), revision });
@@ -156,26 +166,14 @@ async fn what_one_refused_is_applied_by_one_that_asks_for_it_later() {
         resource_names_subscribe: vec![name.to_owned()],
         ..delta(Kind::Endpoints, "")
     };
-    let begin = async |name: &str| {
-        let (requests, outgoing) = mpsc::channel(8);
-        requests.send(ask(name)).await.unwrap();
-        let mut client = client(address).await;
-        let responses = client.delta_aggregated_resources(ReceiverStream::new(outgoing)).await.unwrap();
-        let mut responses = responses.into_inner();
-        let first = responses.message().await.unwrap().unwrap();
-        requests.send(delta(Kind::Endpoints, &first.nonce)).await.unwrap();
-        (requests, responses)
-    };
-    let (one, mut to_one) = begin("b").await;
-    let (other, mut to_other) = begin("a").await;
+    let (one, mut to_one) = begin(address, ask("b")).await;
+    let (other, mut to_other) = begin(address, ask("a")).await;
     until(&ads, "both are synced", |streams| streams.iter().filter(|stream| stream.synced).count() == 2).await;
     let key = names[1].clone();
     let changes = vec![Change::Put(resource(Kind::Endpoints, "b", "2"))];
     let revision = ads.publish(changes, vec![key.clone()]).unwrap();
     let second = to_one.message().await.unwrap().unwrap();
-    let error = envoy_types::pb::google::rpc::Status { message: "no such".into(), ..Default::default() };
-    let nack = DeltaDiscoveryRequest { error_detail: Some(error), ..delta(Kind::Endpoints, &second.nonce) };
-    one.send(nack).await.unwrap();
+    one.send(nack(Kind::Endpoints, &second.nonce)).await.unwrap();
     assert!(matches!(told(&mut feedback).await, Feedback::Rejected { .. }));
     assert_eq!(told(&mut feedback).await, Feedback::Refused { key: key.clone(), revision });
     other.send(ask("b")).await.unwrap();
@@ -219,9 +217,7 @@ async fn delta_from_publication_to_release() {
     let version = Some(bad.version());
     let revision = ads.publish(vec![Change::Put(bad)], vec![scope.clone()]).unwrap();
     let third = responses.message().await.unwrap().unwrap();
-    let error = envoy_types::pb::google::rpc::Status { message: "no such".into(), ..Default::default() };
-    let nack = DeltaDiscoveryRequest { error_detail: Some(error), ..delta(Kind::ScopedRoute, &third.nonce) };
-    requests.send(nack).await.unwrap();
+    requests.send(nack(Kind::ScopedRoute, &third.nonce)).await.unwrap();
     let rejected =
         Feedback::Rejected { key: scope.clone(), version, node: "envoy-0".into(), message: "no such".into() };
     assert_eq!(told(&mut feedback).await, rejected);
